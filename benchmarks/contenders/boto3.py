@@ -1,0 +1,67 @@
+"""boto3: the client that everybody has, in threads, with its optional response checksums off.
+
+For: the common ground. Must not know: how it is timed.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from typing import Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+
+from benchmarks.crowd import share
+from benchmarks.imports import importing
+from benchmarks.objects import BIG_KEY, BUCKET
+from benchmarks.worker import Action, Haul, Job, held, held_whole, serve
+
+_PART = 8 * 1024 * 1024
+
+
+@cache
+def _client(endpoint: str) -> Any:
+    config = Config(
+        max_pool_connections=256,
+        s3={"addressing_style": "path"},
+        response_checksum_validation="when_required",
+    )
+    return boto3.client("s3", endpoint_url=endpoint, config=config)
+
+
+def small(job: Job) -> Action:
+    """All objects, whole, by threads that share one client."""
+    client, keys = _client(job.endpoint), job.object_keys()
+
+    def take(index: int) -> bytes:
+        body: bytes = client.get_object(Bucket=BUCKET, Key=keys[index])["Body"].read()
+        return body
+
+    return lambda: held(share(take, job.indices(), job.setting["in_flight"]))
+
+
+def big(job: Job) -> Action:
+    """The big object: one stream read whole, or the transfer manager's parts into memory."""
+    client = _client(job.endpoint)
+
+    def stream() -> Any:
+        return client.get_object(Bucket=BUCKET, Key=BIG_KEY)["Body"].read()
+
+    def transfer() -> Any:
+        target = io.BytesIO()
+        config = TransferConfig(multipart_chunksize=_PART, max_concurrency=job.setting["in_flight"])
+        client.download_fileobj(BUCKET, BIG_KEY, target, Config=config)
+        return target.getbuffer()
+
+    def action() -> Haul:
+        return held_whole(transfer() if job.setting["mode"] == "transfer" else stream())
+
+    return action
+
+
+WORKS = {"small": small, "big": big, "import": importing("boto3")}
+
+if __name__ == "__main__":
+    serve(WORKS, ("boto3", "botocore"))

@@ -1,0 +1,89 @@
+"""obstore: object_store from Rust, driven by threads or by one asyncio loop, whichever is quicker.
+
+For: the nearest peer for single objects. Must not know: how it is timed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import obstore
+from obstore.store import S3Store
+
+from benchmarks.crowd import share
+from benchmarks.imports import importing
+from benchmarks.objects import BIG_KEY, BUCKET
+from benchmarks.worker import Action, Haul, Job, held, held_whole, serve
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
+_PART = 8 * 1024 * 1024
+
+
+@cache
+def _store(endpoint: str) -> S3Store:
+    options: ClientConfig = {"allow_http": True}
+    if bundle := os.environ.get("AWS_CA_BUNDLE"):
+        options["root_certificate"] = Path(bundle).read_text(encoding="ascii")
+    return S3Store(BUCKET, endpoint=endpoint, virtual_hosted_style_request=False, client_options=options)
+
+
+def small(job: Job) -> Action:
+    """All objects, whole, by the setting's mode: threads, or one loop with that many tasks."""
+    store, keys, count = _store(job.endpoint), job.object_keys(), job.setting["in_flight"]
+
+    def take(index: int) -> Any:
+        return obstore.get(store, keys[index]).bytes()
+
+    async def take_all() -> list[Any]:
+        results: list[Any] = [None] * len(keys)
+        places = iter(range(len(keys)))
+
+        async def runner() -> None:
+            for place in places:
+                response = await obstore.get_async(store, keys[place])
+                results[place] = await response.bytes_async()
+
+        await asyncio.gather(*(runner() for _ in range(count)))
+        return results
+
+    def action() -> Haul:
+        if job.setting["mode"] == "asyncio":
+            return held(asyncio.run(take_all()))
+        return held(share(take, job.indices(), count))
+
+    return action
+
+
+def big(job: Job) -> Action:
+    """The big object in one piece of memory: one stream, or ranges by threads copied into one buffer."""
+    store, size = _store(job.endpoint), job.manifest.big_size
+
+    def ranges() -> Any:
+        target = bytearray(size)
+        view = memoryview(target)
+
+        def part(start: int) -> None:
+            length = min(_PART, size - start)
+            view[start : start + length] = memoryview(obstore.get_range(store, BIG_KEY, start=start, length=length))
+
+        share(part, range(0, size, _PART), job.setting["in_flight"])
+        return target
+
+    def action() -> Haul:
+        if job.setting["mode"] == "ranges":
+            return held_whole(ranges())
+        return held_whole(obstore.get(store, BIG_KEY).bytes())
+
+    return action
+
+
+WORKS = {"small": small, "big": big, "import": importing("obstore")}
+
+if __name__ == "__main__":
+    serve(WORKS, ("obstore",))

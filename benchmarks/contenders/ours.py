@@ -1,0 +1,70 @@
+"""This library, from the working tree, by its public functions and its default settings.
+
+For: the lane that the others are held against. Must not know: how it is timed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import s3dlio
+from benchmarks.imports import importing
+from benchmarks.memory import touched
+from benchmarks.objects import BIG_KEY
+from benchmarks.worker import BUCKET_URI, Action, Haul, Job, held, held_whole, serve
+
+_BIG_URI = BUCKET_URI + BIG_KEY
+
+
+def small(job: Job) -> Action:
+    """All objects by `get_many`, which answers in the order it was asked in."""
+    uris = job.uris()
+
+    def action() -> Haul:
+        pairs = s3dlio.get_many(uris, max_in_flight=job.setting["in_flight"])
+        return held([data for _, data in pairs])
+
+    return action
+
+
+def big(job: Job) -> Action:
+    """The big object by `get`."""
+    return lambda: held_whole(s3dlio.get(_BIG_URI))
+
+
+def big_into(job: Job) -> Action:
+    """The big object by `get_into`, into the same memory every round."""
+    memory: Any = touched(job.manifest.big_size)
+
+    def action() -> Haul:
+        s3dlio.get_into(_BIG_URI, memory)
+        return held_whole(memory)
+
+    return action
+
+
+def loader_iterable(job: Job) -> Action:
+    from benchmarks.loaders import loading
+    from s3dlio.torch import S3IterableDataset
+
+    return loading(job, S3IterableDataset(job.prefix_uri()))
+
+
+def loader_map(job: Job) -> Action:
+    from benchmarks.loaders import loading
+    from s3dlio.torch import S3MapDataset
+
+    return loading(job, S3MapDataset(job.prefix_uri()))
+
+
+WORKS = {
+    "small": small,
+    "big": big,
+    "big_into": big_into,
+    "loader_iterable": loader_iterable,
+    "loader_map": loader_map,
+    "import": importing("s3dlio"),
+}
+
+if __name__ == "__main__":
+    serve(WORKS, ("numpy", "torch"), {"s3dlio": getattr(s3dlio, "__version__", "working tree")})

@@ -1,0 +1,224 @@
+"""The origin: nginx over loopback, serving one bucket of static objects as S3 would, with a listing.
+
+For: `with Origin.started(...) as origin:` and three endpoints (plain, 20 ms late, TLS where openssl is).
+Must not know: who reads from it, or what is being measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import objects
+from benchmarks.processes import die_with_parent, end_process
+
+LATENCY_SECONDS = 0.020
+_MODULES = Path("/usr/lib/nginx/modules")
+_HINT = "apt-get install nginx-light libnginx-mod-http-lua"
+_STEM = "s3dlio-bench-"
+_LISTING = Path(__file__).with_name("listing.lua")
+
+_CONFIG = """\
+load_module {modules}/ndk_http_module.so;
+load_module {modules}/ngx_http_lua_module.so;
+{user}
+worker_processes 2;
+daemon off;
+pid {root}/nginx.pid;
+error_log {root}/error.log warn;
+events {{ worker_connections 8192; multi_accept off; }}
+http {{
+  access_log off;
+  default_type application/octet-stream;
+  sendfile on;
+  tcp_nodelay on;
+  keepalive_requests 1000000;
+  keepalive_timeout 600s;
+  client_header_timeout 600s;
+  open_file_cache max=16384 inactive=1h;
+  open_file_cache_valid 1h;
+  client_body_temp_path {root}/body;
+  proxy_temp_path {root}/proxy;
+  fastcgi_temp_path {root}/fastcgi;
+  uwsgi_temp_path {root}/uwsgi;
+  scgi_temp_path {root}/scgi;
+{servers}
+}}
+"""
+
+_SERVER = """\
+  server {{
+    listen 127.0.0.1:{port}{flags} backlog=4096;
+    {extra}
+    root {root}/data;
+    set $bench_index {root}/index.tsv;
+    location = /{bucket} {{ content_by_lua_file {listing}; }}
+    location = /{bucket}/ {{ content_by_lua_file {listing}; }}
+  }}
+"""
+
+
+class OriginError(RuntimeError):
+    """The origin could not be started."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A running origin: its endpoints, its data's manifest, and where they lie."""
+
+    endpoints: dict[str, str]
+    manifest: objects.Manifest
+    manifest_path: Path
+    ca_bundle: Path | None
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls, small_count: int = 2000, big_size: int = 1 << 30) -> Iterator[Origin]:
+        """Write the objects, start nginx, and take both away at the end, however it comes."""
+        _require_nginx()
+        root = _make_root(small_count * objects.SMALL_SIZE + big_size)
+        try:
+            bucket = root / "data" / objects.BUCKET
+            manifest = objects.write_objects(bucket, small_count, big_size)
+            objects.write_index(root / "index.tsv", bucket)
+            objects.save_manifest(root / "manifest.json", manifest)
+            bundle = _make_certificate(root)
+            with _nginx(root, bundle) as endpoints:
+                yield cls(endpoints, manifest, root / "manifest.json", bundle)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _require_nginx() -> None:
+    modules = [_MODULES / "ndk_http_module.so", _MODULES / "ngx_http_lua_module.so"]
+    if _nginx_path() is None or not all(module.exists() for module in modules):
+        raise OriginError(f"nginx with its lua module is needed for the benchmarks: {_HINT}")
+
+
+def _nginx_path() -> str | None:
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+def _make_root(data_size: int) -> Path:
+    """A directory in memory where there is room, else in the temporary directory."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK)
+    roomy = roomy and shutil.disk_usage(memory).free > data_size * 1.2
+    parent = memory if roomy else Path(tempfile.gettempdir())
+    _sweep(parent)
+    root = Path(tempfile.mkdtemp(prefix=f"{_STEM}{os.getpid()}-", dir=parent))
+    root.chmod(0o755)
+    return root
+
+
+def _sweep(parent: Path) -> None:
+    """Take away what a killed run left behind: gigabytes of memory are worth the look."""
+    for left in parent.glob(f"{_STEM}*-*"):
+        pid = left.name[len(_STEM) :].split("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _make_certificate(root: Path) -> Path | None:
+    """A certificate of our own for 127.0.0.1 and localhost; None where there is no openssl."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        return None
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command += ["-nodes", "-days", "30", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command += ["-keyout", str(root / "key.pem"), "-out", str(root / "cert.pem")]
+    done = subprocess.run(command, capture_output=True, check=False)
+    return root / "cert.pem" if done.returncode == 0 else None
+
+
+@contextlib.contextmanager
+def _nginx(root: Path, bundle: Path | None) -> Iterator[dict[str, str]]:
+    """Run nginx; the ports are free when chosen, and chosen again when somebody was quicker."""
+    for _ in range(5):
+        ports = _free_ports(("plain", "late", "tls") if bundle else ("plain", "late"))
+        process = _start(root, ports)
+        if _answers(process, ports):
+            break
+        end_process(process, signal.SIGTERM)
+    else:
+        raise OriginError(f"nginx did not start:\n{_log(root)}")
+    try:
+        yield {name: _endpoint(name, port) for name, port in ports.items()}
+    finally:
+        end_process(process, signal.SIGTERM)
+
+
+def _endpoint(name: str, port: int) -> str:
+    return f"https://localhost:{port}" if name == "tls" else f"http://127.0.0.1:{port}"
+
+
+def _free_ports(names: tuple[str, ...]) -> dict[str, int]:
+    with contextlib.ExitStack() as stack:
+        ports = {}
+        for name in names:
+            sock = stack.enter_context(socket.socket())
+            sock.bind(("127.0.0.1", 0))
+            ports[name] = int(sock.getsockname()[1])
+        return ports
+
+
+def _start(root: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
+    (root / "nginx.conf").write_text(_config(root, ports), encoding="ascii")
+    command = [str(_nginx_path()), "-p", str(root), "-c", str(root / "nginx.conf")]
+    with (root / "stderr.log").open("ab") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent)
+
+
+def _config(root: Path, ports: dict[str, int]) -> str:
+    extras = {
+        "plain": "",
+        "late": f"access_by_lua_block {{ ngx.sleep({LATENCY_SECONDS}) }}",
+        "tls": f"ssl_certificate {root}/cert.pem; ssl_certificate_key {root}/key.pem;",
+    }
+    servers = "".join(
+        _SERVER.format(
+            port=port,
+            flags=" ssl" if name == "tls" else "",
+            extra=extras[name],
+            root=root,
+            bucket=objects.BUCKET,
+            listing=_LISTING,
+        )
+        for name, port in ports.items()
+    )
+    # Started by root, nginx would drop to an account that may not read the data.
+    user = f"user {pwd.getpwuid(os.getuid()).pw_name};" if os.getuid() == 0 else ""
+    return _CONFIG.format(modules=_MODULES, root=root, user=user, servers=servers)
+
+
+def _answers(process: subprocess.Popen[bytes], ports: dict[str, int]) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and process.poll() is None:
+        if all(_connects(port) for port in ports.values()):
+            # A port taken by a stranger also connects: nginx must still be there a moment later.
+            time.sleep(0.2)
+            return process.poll() is None
+        time.sleep(0.05)
+    return False
+
+
+def _connects(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def _log(root: Path) -> str:
+    logs = [root / "stderr.log", root / "error.log"]
+    return "\n".join(log.read_text(errors="replace")[-2000:] for log in logs if log.exists())

@@ -1,0 +1,136 @@
+"""s3dlio: from object storage straight into the memory of PyTorch, JAX and TensorFlow.
+
+The front door: a table from public name to the module that has it. Nothing heavy is imported before a
+name is used, and no framework before one of its own names is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from s3dlio.version import VERSION
+
+__version__ = VERSION
+
+if TYPE_CHECKING:  # what type checkers see of the table below
+    # ruff: noqa: F401
+    from collections.abc import Sequence
+
+    from s3dlio.api import (
+        ManyStats,
+        create_bucket,
+        delete,
+        delete_async,
+        delete_bucket,
+        exists,
+        exists_async,
+        get,
+        get_async,
+        get_into,
+        get_into_async,
+        get_many,
+        get_many_async,
+        get_many_stats,
+        get_many_stats_async,
+        get_range,
+        get_range_async,
+        list_async,
+        list_containers,
+        mkdir,
+        mkdir_async,
+        put,
+        put_async,
+        put_bytes,
+        put_bytes_async,
+        put_many,
+        put_many_async,
+        stat,
+        stat_async,
+        stat_many,
+        stat_many_async,
+    )
+    from s3dlio.api import list_uris as list  # noqa: A004 - the contract's name
+    from s3dlio.buffers import BytesView
+    from s3dlio.cancel import CancellationToken
+    from s3dlio.dataset import ObjectDataset, create_dataset
+    from s3dlio.errors import (
+        AccessDeniedError,
+        AlreadyExistsError,
+        CancelledError,
+        ClosedError,
+        ForkError,
+        FormatError,
+        IntegrityError,
+        NotFoundError,
+        NpzError,
+        ObjectChangedError,
+        OptionError,
+        RangeError,
+        S3dlioError,
+        StoreError,
+        StoreTimeoutError,
+        StoreUnavailableError,
+        UriError,
+    )
+    from s3dlio.formats.npz import read_npz
+    from s3dlio.options import StoreOptions
+    from s3dlio.stores import open_store
+    from s3dlio.stores.base import Store
+    from s3dlio.torch import S3IterableDataset, S3MapDataset
+
+_VERBS = (
+    "create_bucket", "delete", "delete_async", "delete_bucket", "exists", "exists_async", "get", "get_async",
+    "get_into", "get_into_async", "get_many", "get_many_async", "get_many_stats", "get_many_stats_async",
+    "get_range", "get_range_async", "list_async", "list_containers", "ManyStats", "mkdir", "mkdir_async",
+    "put", "put_async", "put_bytes", "put_bytes_async", "put_many", "put_many_async", "stat", "stat_async",
+    "stat_many", "stat_many_async",
+)  # fmt: skip
+_ERRORS = (
+    "AccessDeniedError", "AlreadyExistsError", "CancelledError", "ClosedError", "ForkError", "FormatError",
+    "IntegrityError", "NotFoundError", "NpzError", "ObjectChangedError", "OptionError", "RangeError",
+    "S3dlioError", "StoreError", "StoreTimeoutError", "StoreUnavailableError", "UriError",
+)  # fmt: skip
+
+#: Public name -> module and the name there.
+_PLACES: dict[str, tuple[str, str]] = {
+    **{name: ("s3dlio.api", name) for name in _VERBS},
+    **{name: ("s3dlio.errors", name) for name in _ERRORS},
+    "list": ("s3dlio.api", "list_uris"),
+    "BytesView": ("s3dlio.buffers", "BytesView"),
+    "CancellationToken": ("s3dlio.cancel", "CancellationToken"),
+    "ObjectDataset": ("s3dlio.dataset", "ObjectDataset"),
+    "Store": ("s3dlio.stores.base", "Store"),
+    "StoreOptions": ("s3dlio.options", "StoreOptions"),
+    "create_dataset": ("s3dlio.dataset", "create_dataset"),
+    "open_store": ("s3dlio.stores", "open_store"),
+    "read_npz": ("s3dlio.formats.npz", "read_npz"),
+}
+#: Names that need a framework. Not in ``__all__``, so that ``import *`` never imports one.
+_FRAMEWORK_PLACES: dict[str, tuple[str, str]] = {
+    "S3IterableDataset": ("s3dlio.torch", "S3IterableDataset"),
+    "S3MapDataset": ("s3dlio.torch", "S3MapDataset"),
+}
+
+__all__ = ["__version__", *sorted(_PLACES)]  # noqa: PLE0604 - computed from the one table
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    try:
+        module, attribute = _PLACES.get(name) or _FRAMEWORK_PLACES[name]
+    except KeyError:
+        import difflib  # noqa: PLC0415 - only for the message
+
+        near = difflib.get_close_matches(name, [*_PLACES, *_FRAMEWORK_PLACES], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near and not name.startswith("_") else ""
+        msg = f"module 's3dlio' has no attribute {name!r}{hint}"
+        raise AttributeError(msg) from None
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> Sequence[str]:
+    """List the public names."""
+    return [*__all__, *_FRAMEWORK_PLACES]

@@ -1,0 +1,533 @@
+"""The verbs: what a user calls.
+
+Floor 6. Knows the public contract (argument forms, defaults, errors at the door) and hands the work to
+the floors below; must not know any backend. ``x_async`` does what ``x`` does, in a thread, and returns
+a coroutine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextvars import ContextVar, copy_context
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+
+from s3dlio import listing
+from s3dlio.buffers import BytesView, flat_bytes, writable_bytes
+from s3dlio.cancel import CancellationToken
+from s3dlio.crew import CREW, map_all
+from s3dlio.errors import NotFoundError, ObjectChangedError, OptionError, UriError
+from s3dlio.fetch import Fetcher, Read
+from s3dlio.options import DEFAULT_IN_FLIGHT
+from s3dlio.ranges import from_offset_length
+from s3dlio.stores import open_store
+from s3dlio.stores.base import ObjectInfo, PutOptions, Store
+from s3dlio.uri import CONTAINER_SCHEMES, Uri, parse, parse_object
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Coroutine, Mapping
+
+    from typing_extensions import Buffer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+#: Stops the verbs called in this context; set by the ``_async`` twins.
+_context_token: ContextVar[CancellationToken | None] = ContextVar("s3dlio_token", default=None)
+
+
+def _token() -> CancellationToken:
+    return _context_token.get() or CREW.get().token
+
+
+def _fetcher(store: Store, max_in_flight: int = DEFAULT_IN_FLIGHT) -> Fetcher:
+    return Fetcher(store, max_in_flight=max_in_flight, token=_token())
+
+
+# -- reads --------------------------------------------------------------------------------------------
+
+
+def get(uri: str) -> BytesView:
+    """Read a whole object.
+
+    Small objects cost one request; objects of more than ``chunk_size`` (8 MiB) are read in parallel
+    ranges that land in place in one buffer: the peak is the object's size and a little. Nothing is
+    decompressed.
+
+    Args:
+        uri: The object.
+
+    Returns:
+        Its bytes, in memory of their own. Thread-safe; works in forked children.
+
+    Raises:
+        NotFoundError: There is no such object.
+        ObjectChangedError: It was replaced during the read.
+        StoreError: It cannot be read.
+
+    Example:
+        >>> import s3dlio
+        >>> s3dlio.put("memory://demo/a", b"spam")
+        >>> s3dlio.get("memory://demo/a")
+        b'spam'
+    """
+    where = parse_object(uri, "get")
+    store = open_store(where)
+    known = store.sizes.get(where)
+    try:
+        return _fetcher(store).read(Read(where, known=known))
+    except ObjectChangedError:
+        if known is None:
+            raise
+        store.sizes.forget(where)  # it was the memory of it that was old, not the read
+        return _fetcher(store).read(Read(where))
+
+
+def get_range(uri: str, offset: int, length: int | None = None) -> BytesView:
+    """Read a range of an object.
+
+    Args:
+        uri: The object.
+        offset: First byte.
+        length: Bytes; ``None`` reads to the end, and more than there is reads to the end as well.
+
+    Raises:
+        RangeError: ``offset`` lies behind the end, or a number is negative.
+        StoreError: As :func:`get`.
+    """
+    start, stop = from_offset_length(offset, length)
+    where = parse_object(uri, "get_range")
+    return _fetcher(open_store(where)).read(Read(where, start, stop))
+
+
+def get_into(uri: str, buffer: object, offset: int = 0) -> int:
+    """Read an object straight into existing memory, without a copy.
+
+    Args:
+        uri: The object.
+        buffer: Anything writable and contiguous: NumPy array, CPU tensor of any dtype, memoryview,
+            bytearray. It may be longer than needed.
+        offset: First byte of the object to read; it is read from there to its end.
+
+    Returns:
+        Bytes written, from the start of ``buffer`` on. After an error its contents are undefined.
+
+    Raises:
+        OptionError: The buffer is too small (the message names both sizes), read-only or not
+            contiguous.
+        StoreError: As :func:`get`.
+    """
+    start, _ = from_offset_length(offset, None)
+    where = parse_object(uri, "get_into")
+    target = writable_bytes(buffer)
+    return len(_fetcher(open_store(where)).read(Read(where, start, None, target)))
+
+
+def get_many(
+    uris: Iterable[str],
+    max_in_flight: int = DEFAULT_IN_FLIGHT,
+    *,
+    workers: int | None = None,
+    concurrency: int | None = None,
+) -> list[tuple[str, BytesView]]:
+    """Read many objects at once.
+
+    Args:
+        uris: Objects of one scheme; duplicates are read and returned as often as they are named.
+        max_in_flight: Most requests at once. Fewer are used where more would be slower.
+        workers: Another name of ``max_in_flight``.
+        concurrency: Another name of ``max_in_flight``.
+
+    Returns:
+        ``(uri, bytes)`` in the order of ``uris``.
+
+    Raises:
+        UriError: The schemes are mixed.
+        StoreError: The first failure; the other reads are stopped.
+    """
+    given = list(uris)
+    if not given:
+        return []
+    fetcher = _fetcher(_common_store(given, "get_many"), _in_flight(max_in_flight, workers, concurrency))
+    views = fetcher.read_all([Read(parse_object(uri, "get_many")) for uri in given])
+    return list(zip(given, views, strict=True))
+
+
+class ManyStats(NamedTuple):
+    """Sum over many objects.
+
+    Attributes:
+        count: Objects.
+        total_bytes: Their sizes together, in bytes.
+    """
+
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks of two numbers
+    total_bytes: int
+
+
+def stat_many(uris: Iterable[str], concurrency: int = DEFAULT_IN_FLIGHT) -> list[dict[str, Any]]:
+    """Return what :func:`stat` returns, of many objects of one scheme, in order.
+
+    Raises:
+        NotFoundError: One of them is not there.
+        StoreError: As :func:`stat`.
+    """
+    given = list(uris)
+    if not given:
+        return []
+    store = _common_store(given, "stat_many")
+    token = _token()
+
+    def ask(uri: str) -> ObjectInfo:
+        where = parse_object(uri, "stat_many")
+        info = store.head(where, token)
+        store.sizes.remember(where, info)
+        return info
+
+    infos = map_all(ask, given, concurrency, token)
+    return [_mapping(info) for info in infos]
+
+
+def get_many_stats(uris: Iterable[str], concurrency: int = DEFAULT_IN_FLIGHT) -> ManyStats:
+    """Ask for the sizes of many objects and add them up.
+
+    The sizes are remembered for some minutes (until a write or delete through this library), so that
+    all parts of a large object begin at once. Small reads gain nothing: they learn the size from their
+    only answer.
+
+    Raises:
+        NotFoundError: One of them is not there.
+        StoreError: As :func:`stat`.
+    """
+    infos = stat_many(uris, concurrency)
+    return ManyStats(len(infos), sum(info["size"] for info in infos))
+
+
+def exists(uri: str) -> bool:
+    """Tell whether an object is there (for ``file://``: a file or directory; or a bucket as such).
+
+    Returns:
+        ``False`` only for "not there".
+
+    Raises:
+        StoreError: It cannot be found out: no permission, no connection.
+    """
+    where = parse(uri)
+    store = open_store(where)
+    try:
+        if where.key:
+            store.head(where, _token())
+        else:
+            next(iter(store.entries(where, _token(), recursive=False)), None)
+    except NotFoundError:
+        return False
+    return True
+
+
+def stat(uri: str) -> dict[str, Any]:
+    """Return what is known of an object without reading it.
+
+    Returns:
+        ``size`` (bytes), ``last_modified`` (aware datetime or ``None``), ``etag`` (without quotes),
+        ``content_type``, ``metadata`` (mapping), ``version_id``, ``storage_class``; what a backend
+        does not know is empty.
+
+    Raises:
+        NotFoundError: There is no such object.
+        StoreError: It cannot be found out.
+    """
+    where = parse_object(uri, "stat")
+    return _mapping(open_store(where).head(where, _token()))
+
+
+def _mapping(info: ObjectInfo) -> dict[str, Any]:
+    return {
+        "size": info.size,
+        "last_modified": info.last_modified,
+        "etag": info.etag,
+        "content_type": info.content_type,
+        "metadata": dict(info.metadata),
+        "version_id": info.version_id,
+        "storage_class": info.storage_class,
+    }
+
+
+# -- writes -------------------------------------------------------------------------------------------
+
+
+def put(
+    uri: str,
+    data: Buffer,
+    *,
+    content_type: str = "",
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = True,
+) -> None:
+    """Create or replace an object, atomically.
+
+    Args:
+        uri: The object.
+        data: Any contiguous bytes-like object; sent from its own memory.
+        content_type: Media type.
+        metadata: Your own names and values, printable ASCII (not kept by ``file://``).
+        overwrite: ``False`` refuses to replace an object, atomically on every backend but those that
+            come through fsspec.
+
+    Raises:
+        AlreadyExistsError: It exists and ``overwrite`` is ``False``.
+        StoreError: It cannot be written.
+    """
+    where = parse_object(uri, "put")
+    options = PutOptions(content_type, metadata or {}, overwrite)
+    store = open_store(where)
+    store.sizes.forget(where)
+    store.put(where, flat_bytes(data), options, _token())
+
+
+def put_bytes(uri: str, data: Buffer) -> None:
+    """Create or replace an object: :func:`put` by the original's name."""
+    put(uri, data)
+
+
+def put_many(items: Iterable[tuple[str, Buffer]], max_in_flight: int = DEFAULT_IN_FLIGHT) -> None:
+    """Write many objects of one scheme at once.
+
+    Args:
+        items: ``(uri, data)`` pairs.
+        max_in_flight: Most requests at once.
+
+    Raises:
+        StoreError: The first failure; what had not begun is not written.
+    """
+    pairs = list(items)
+    _one_scheme([uri for uri, _ in pairs], "put_many")
+    token = _token()
+
+    def write(pair: tuple[str, Buffer]) -> None:
+        where = parse_object(pair[0], "put_many")
+        store = open_store(where)
+        store.sizes.forget(where)
+        store.put(where, flat_bytes(pair[1]), PutOptions(), token)
+
+    map_all(write, pairs, max_in_flight, token)
+
+
+def delete(
+    uri: str | Sequence[str],
+    recursive: bool = False,
+    *,
+    pattern: str | re.Pattern[str] | None = None,
+) -> None:
+    """Delete objects. One that is not there is fine.
+
+    Args:
+        uri: One URI or many. Without ``recursive`` exactly these objects go.
+        recursive: Delete everything whose key starts with the URI, taken as a directory.
+        pattern: With ``recursive``, only what matches (see :func:`list`).
+
+    Raises:
+        UriError: A URI ends in ``/`` and ``recursive`` is ``False``, or names a whole bucket.
+        StoreError: Something cannot be deleted.
+    """
+    given = [uri] if isinstance(uri, str) else list(uri)
+    for text in given:
+        where = parse(text)
+        if recursive:
+            _delete_below(where, pattern)
+        elif pattern is not None:
+            msg = "pattern goes with recursive=True"
+            raise OptionError(msg, uri=text, operation="delete")
+        elif where.key.endswith("/") or not where.key:
+            msg = "this names a prefix; pass recursive=True to delete everything below it"
+            raise UriError(msg, uri=text, operation="delete")
+    if not recursive:
+        _delete_exactly([parse(text) for text in given])
+
+
+def _delete_exactly(uris: list[Uri]) -> None:
+    groups: dict[tuple[str, str], list[Uri]] = {}
+    for uri in uris:
+        groups.setdefault((uri.scheme, uri.container), []).append(uri)
+    for group in groups.values():
+        store = open_store(group[0])
+        for uri in group:
+            store.sizes.forget(uri)
+        store.delete(group, _token())
+
+
+def _delete_below(prefix: Uri, pattern: str | re.Pattern[str] | None) -> None:
+    store = open_store(prefix)
+    below = prefix if not prefix.key or prefix.key.endswith("/") else prefix.with_key(prefix.key + "/")
+    if below.scheme in ("file", "direct") and below.key == "/":
+        msg = "refusing to delete the root directory"
+        raise UriError(msg, uri=str(prefix), operation="delete")
+    for page in listing.pages(store, below, pattern, _token()):
+        _delete_exactly([below.with_key(entry.key) for entry in page])
+    if pattern is None:
+        store.prune(below, _token())
+        if below.key != prefix.key:
+            _delete_exactly([prefix])
+
+
+# -- listings and containers --------------------------------------------------------------------------
+
+
+def list_uris(
+    uri: str,
+    recursive: bool = True,  # noqa: FBT001, FBT002 - the contract's order
+    pattern: str | re.Pattern[str] | None = None,
+) -> list[str]:
+    r"""List the objects whose URI begins with ``uri``.
+
+    Args:
+        uri: A prefix. For ``file://`` and ``direct://`` a directory lists what is in it.
+        recursive: ``False`` gives what lies deeper than the next ``/`` as one prefix ending in ``/``.
+        pattern: Keep what matches, tried on the part behind the prefix's last ``/``: a compiled
+            regex (searched); ``"glob:..."`` or ``"regex:..."``; else a regex if it contains one of
+            ``\ ^ $ + ( ) { } |`` or ``.*`` ``.+`` ``.?``, and a glob if not. A glob without ``/``
+            is tried on the last segment.
+
+    Returns:
+        Full URIs, sorted, in the caller's scheme. Empty objects whose key ends in ``/`` (directory
+        markers) are left out.
+
+    Raises:
+        NotFoundError: The bucket does not exist.
+        StoreError: It cannot be listed.
+    """
+    return [str(found.uri) for found in listing.find(uri, pattern, _token(), recursive=recursive)]
+
+
+def mkdir(uri: str) -> None:
+    """Make a directory and its parents; on object stores an empty object whose key ends in ``/``."""
+    where = parse_object(uri, "mkdir")
+    open_store(where).mkdir(where, _token())
+
+
+def create_bucket(name: str) -> None:
+    """Create a bucket.
+
+    Args:
+        name: A URI, or the bare name of an S3 bucket.
+
+    Raises:
+        AlreadyExistsError: It exists.
+        StoreError: It cannot be created.
+    """
+    where = _container(name)
+    open_store(where).create_container(where, _token())
+
+
+def delete_bucket(name: str) -> None:
+    """Delete an empty bucket.
+
+    Args:
+        name: A URI, or the bare name of an S3 bucket.
+
+    Raises:
+        NotFoundError: It does not exist.
+        StoreError: It is not empty, or cannot be deleted.
+    """
+    where = _container(name)
+    open_store(where).delete_container(where, _token())
+
+
+def list_containers(uri: str = "s3://") -> list[str]:
+    """List buckets or containers.
+
+    Args:
+        uri: A scheme such as ``"s3://"``, ``"az://account"``, or a directory.
+
+    Returns:
+        Their URIs, sorted.
+
+    Raises:
+        StoreError: They cannot be listed.
+    """
+    scheme, _, rest = uri.partition("://")
+    where = Uri(scheme.lower(), rest.strip("/"), "") if scheme.lower() in CONTAINER_SCHEMES else parse(uri)
+    names = open_store(where).list_containers(where, _token())
+    if where.scheme not in CONTAINER_SCHEMES:
+        return [f"{where.scheme}://{where.key.rstrip('/')}/{name}" for name in names]
+    lead = f"{where.container}/" if where.scheme == "az" and where.container else ""
+    return [f"{where.scheme}://{lead}{name}" for name in names]
+
+
+def _container(name: str) -> Uri:
+    return parse(name) if "://" in name else parse(f"s3://{name}")
+
+
+# -- shared -------------------------------------------------------------------------------------------
+
+
+def _in_flight(max_in_flight: int, workers: int | None, concurrency: int | None) -> int:
+    chosen = [number for number in (workers, concurrency) if number is not None]
+    return chosen[0] if chosen else max_in_flight
+
+
+def _one_scheme(uris: Sequence[str], operation: str) -> None:
+    schemes = {uri.partition("://")[0] for uri in uris}
+    if len(schemes) > 1:
+        msg = f"all URIs must have the same scheme, not {', '.join(sorted(schemes))}"
+        raise UriError(msg, operation=operation)
+
+
+def _common_store(uris: Sequence[str], operation: str) -> Store:
+    _one_scheme(uris, operation)
+    return open_store(parse(uris[0]))
+
+
+# -- the same, awaitable ------------------------------------------------------------------------------
+
+
+def _awaitable(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return a coroutine function that runs ``verb`` in a thread of the library.
+
+    Cancelling the task stops the work.
+    """
+
+    @wraps(verb)
+    async def twin(*args: P.args, **kwargs: P.kwargs) -> T:
+        future: Future[T] = Future()
+        token = CancellationToken(CREW.get().token)
+        context = copy_context()
+        context.run(_context_token.set, token)
+
+        def work() -> None:
+            try:
+                future.set_result(context.run(verb, *args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - a thread's boundary: the future raises it
+                future.set_exception(error)
+
+        CREW.get().start(work)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(future))
+        except asyncio.CancelledError:
+            token.cancel()
+            raise
+        finally:
+            token.detach()
+
+    twin.__name__ = twin.__qualname__ = f"{verb.__name__}_async"
+    twin.__doc__ = f"Do as :func:`{verb.__name__}` does; cancelling the task stops the work."
+    return twin
+
+
+get_async = _awaitable(get)
+get_range_async = _awaitable(get_range)
+get_into_async = _awaitable(get_into)
+get_many_async = _awaitable(get_many)
+get_many_stats_async = _awaitable(get_many_stats)
+stat_async = _awaitable(stat)
+stat_many_async = _awaitable(stat_many)
+exists_async = _awaitable(exists)
+put_async = _awaitable(put)
+put_bytes_async = _awaitable(put_bytes)
+put_many_async = _awaitable(put_many)
+delete_async = _awaitable(delete)
+list_async = _awaitable(list_uris)
+mkdir_async = _awaitable(mkdir)

@@ -1,0 +1,115 @@
+"""Stopping work that is under way, from any thread, at once.
+
+Floor 1. Knows that work hangs on things with an ``abort()``; must not know sockets.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+from s3dlio.errors import CancelledError
+
+
+class Abortable(Protocol):
+    """Something a thread may be blocked in, that another thread can break."""
+
+    def abort(self) -> None:
+        """Make the blocked call return or raise soon. Called from another thread, at most a few times."""
+
+
+class CancellationToken:
+    """A switch that stops everything which was handed it.
+
+    Thread-safe. Once cancelled it stays cancelled; make a new one for new work. A pickled or copied
+    token is a new, separate one: the switch works within one process.
+
+    Example:
+        >>> token = CancellationToken()
+        >>> token.cancel()
+        >>> token.is_cancelled
+        True
+    """
+
+    def __init__(self, parent: CancellationToken | None = None) -> None:
+        self._event = threading.Event()
+        self._parent = parent
+        self._blocked: dict[int, Abortable] = {}
+        if parent is not None:
+            parent.watch(self)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether :meth:`cancel` was called, here or on the parent."""
+        return self._event.is_set()
+
+    def cancel(self) -> None:
+        """Stop the work: blocked reads end now, and nothing new begins."""
+        self._event.set()
+        for thing in self._blocked.copy().values():  # a copy is atomic; threads come and go
+            thing.abort()
+
+    def abort(self) -> None:
+        """Do as :meth:`cancel` does; a token is itself one of the things its parent stops."""
+        self.cancel()
+
+    def watch(self, thing: Abortable) -> None:
+        """Abort ``thing`` when cancelled, from now until :meth:`release`.
+
+        Raises:
+            CancelledError: The token is cancelled already.
+        """
+        self._blocked[id(thing)] = thing
+        # Looked at after the entry is made: a cancel() between the two has either seen the entry or
+        # is seen here.
+        if self._event.is_set():
+            self._blocked.pop(id(thing), None)
+            self.check()
+
+    def release(self, thing: Abortable) -> None:
+        """End what :meth:`watch` began."""
+        self._blocked.pop(id(thing), None)
+
+    def check(self) -> None:
+        """Raise :class:`~s3dlio.errors.CancelledError` if cancelled."""
+        if self._event.is_set():
+            msg = "the work was cancelled"
+            raise CancelledError(msg)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but no longer than until the token is cancelled.
+
+        Raises:
+            CancelledError: It was.
+        """
+        if seconds > 0:
+            self._event.wait(seconds)
+        self.check()
+
+    def detach(self) -> None:
+        """Let go of the parent, once the work is done."""
+        if self._parent is not None:
+            self._parent.release(self)
+
+    def __reduce__(self) -> tuple[type[CancellationToken], tuple[()]]:
+        """Pickle as a new token."""
+        return CancellationToken, ()
+
+
+class Deadline:
+    """A moment in the future, asked again and again how far away it is.
+
+    Args:
+        seconds: From now.
+    """
+
+    __slots__ = ("_at",)
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+
+    @property
+    def passed(self) -> bool:
+        """Whether the moment has come."""
+        return time.monotonic() >= self._at

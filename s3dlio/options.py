@@ -1,0 +1,291 @@
+"""Settings: frozen values with units and bounds, and the only place that reads the environment.
+
+Floor 1. Knows names, defaults and their evidence; must not know who uses them. A setting comes from,
+in this order: the caller's :class:`StoreOptions`, the environment, the provider's own configuration
+files (read by botocore, for S3), the default here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from s3dlio.buffers import MIB
+from s3dlio.errors import OptionError, suggest
+
+_T = TypeVar("_T")
+
+#: Bytes per range of a split read. 8 MiB keeps eight connections busy on objects of 64 MiB and adds
+#: one request per 8 MiB; 4 and 16 MiB were within noise of it on loopback.
+DEFAULT_CHUNK_BYTES = 8 * MIB
+#: Ranges of one object in flight. On loopback 8 beat 4 and 16 gained nothing more; a store behind a
+#: network serves 50-100 MB/s per connection, so more are worth it there.
+DEFAULT_CONCURRENT_RANGES = 16
+#: Objects in flight in one call.
+DEFAULT_IN_FLIGHT = 64
+DEFAULT_MAX_CONNECTIONS = 400  # the default of the original's S3DLIO_MAX_HTTP_CONNECTIONS example
+
+
+def checked(cls: type[_T]) -> type[_T]:
+    """Make a keyword-only dataclass refuse unknown names with the nearest valid one."""
+    known = tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
+    plain_init: Callable[..., None] = cls.__init__
+
+    def init(self: _T, *args: object, **options: object) -> None:
+        for name in options:
+            if name not in known:
+                msg = f"{cls.__name__} has no option {name!r}{suggest(name, known)}"
+                raise OptionError(msg)
+        plain_init(self, *args, **options)
+
+    cls.__init__ = init  # type: ignore[assignment]
+    return cls
+
+
+def require(condition: object, message: str) -> None:
+    """Raise :class:`OptionError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise OptionError(message)
+
+
+@checked
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """How to reach a store and how to read from it. ``None`` means: find out (see the module's order).
+
+    Secrets are left out of ``repr``.
+
+    Attributes:
+        endpoint_url: ``http(s)://host[:port]`` of an S3-compatible server or an emulator.
+        region: S3 region. Default: the provider chain's, else ``us-east-1``.
+        profile: Name of an AWS profile.
+        access_key_id: S3 key pair, instead of the credential chain of boto3.
+        secret_access_key: See ``access_key_id``.
+        session_token: Third part of temporary S3 credentials.
+        anonymous: Send unsigned requests (public buckets).
+        addressing_style: ``"path"``, ``"virtual"`` or ``"auto"``: path style with an ``endpoint_url``.
+        account: Azure storage account.
+        account_key: Azure shared key, base64.
+        sas_token: Azure shared access signature (a query string).
+        bearer_token: OAuth token for ``gs://`` and ``az://``, instead of the provider's own chain.
+        project: Google Cloud project, needed to create and list buckets.
+        azure_uri_style: How to read ``az://a/b/c``: ``"account"`` (account/container/key),
+            ``"container"`` (container/key), or ``"auto"``.
+        ca_bundle: File of certificate authorities, instead of the system's.
+        max_connections: Idle connections kept per host.
+        connect_timeout_s: Seconds to reach the server.
+        read_timeout_s: Seconds without a single byte before a read counts as stalled.
+        range_timeout_s: Seconds for one request in all.
+        max_attempts: Tries per request, the first included.
+        retry_base_s: Mean pause before the second try, in seconds; doubles from try to try.
+        retry_max_s: Longest pause between two tries, in seconds.
+        split: Read large objects in several ranges at once.
+        chunk_size: Bytes per range.
+        min_split_size: Objects of at most this many bytes are read in one request.
+        max_concurrent_ranges: Ranges of one object in flight.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    access_key_id: str | None = dataclasses.field(default=None, repr=False)
+    secret_access_key: str | None = dataclasses.field(default=None, repr=False)
+    session_token: str | None = dataclasses.field(default=None, repr=False)
+    anonymous: bool = False
+    addressing_style: str = "auto"
+    account: str | None = None
+    account_key: str | None = dataclasses.field(default=None, repr=False)
+    sas_token: str | None = dataclasses.field(default=None, repr=False)
+    bearer_token: str | None = dataclasses.field(default=None, repr=False)
+    project: str | None = None
+    azure_uri_style: str = "auto"
+    ca_bundle: str | None = None
+    max_connections: int = DEFAULT_MAX_CONNECTIONS
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 30.0
+    range_timeout_s: float = 300.0
+    max_attempts: int = 8
+    retry_base_s: float = 0.1
+    retry_max_s: float = 5.0
+    split: bool = True
+    chunk_size: int = DEFAULT_CHUNK_BYTES
+    min_split_size: int = DEFAULT_CHUNK_BYTES
+    max_concurrent_ranges: int = DEFAULT_CONCURRENT_RANGES
+
+    def __post_init__(self) -> None:
+        """Check bounds and choices.
+
+        Raises:
+            OptionError: A value is out of its bounds; the message names it.
+        """
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            require(value >= least, f"{name} must be at least {least}, not {value}")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            hint = suggest(str(value), choices)
+            require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}{hint}")
+        url = self.endpoint_url
+        require(
+            url is None or url.startswith(("http://", "https://")),
+            f"endpoint_url must start with http:// or https://, not {url!r}",
+        )
+        pair = (self.access_key_id is None, self.secret_access_key is None)
+        require(pair[0] == pair[1], "access_key_id and secret_access_key belong together; give both")
+
+    def replace(self, **changes: Any) -> StoreOptions:
+        """Return a copy with some options changed."""
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> StoreOptions:
+        """Return the options that the environment asks for.
+
+        Args:
+            environ: Variables to read instead of ``os.environ``.
+
+        Raises:
+            OptionError: A variable is malformed; the message names it.
+        """
+        return cls(**read_environment(os.environ if environ is None else environ))
+
+
+_LEAST = {
+    "max_connections": 1,
+    "connect_timeout_s": 0.001,
+    "read_timeout_s": 0.001,
+    "range_timeout_s": 0.001,
+    "max_attempts": 1,
+    "retry_base_s": 0,
+    "retry_max_s": 0,
+    "chunk_size": 64 * 1024,
+    "min_split_size": 0,
+    "max_concurrent_ranges": 1,
+}
+_CHOICES = {
+    "addressing_style": ("auto", "path", "virtual"),
+    "azure_uri_style": ("auto", "account", "container"),
+}
+
+
+class Variable(NamedTuple):
+    """One environment variable: its name, the option it sets, how it is read, what it means."""
+
+    name: str
+    option: str
+    parse: Callable[[str], object]
+    meaning: str
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        msg = "must be at least 1"
+        raise ValueError(msg)
+    return value
+
+
+def _flag(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False}
+    words["off"] = False
+    try:
+        return words[text.strip().lower()]
+    except KeyError:
+        msg = "must be true or false"
+        raise ValueError(msg) from None
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        msg = "must start with http:// or https://"
+        raise ValueError(msg)
+    return text.rstrip("/")
+
+
+def _emulator(text: str) -> str:
+    return _url(text if "://" in text else f"http://{text}")
+
+
+def _style(text: str) -> str:
+    if text not in _CHOICES["azure_uri_style"]:
+        msg = f"must be one of {', '.join(_CHOICES['azure_uri_style'])}{suggest(text, _CHOICES['azure_uri_style'])}"
+        raise ValueError(msg)
+    return text
+
+
+#: Every variable that the library itself reads, later ones winning over earlier ones. The AWS
+#: credential variables (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ROLE_ARN, ...) are read by botocore.
+#: An option that starts with "gs." belongs to that scheme only.
+ENVIRONMENT: tuple[Variable, ...] = (
+    Variable("AWS_DEFAULT_REGION", "s3.region", str, "S3 region"),
+    Variable("AWS_REGION", "s3.region", str, "S3 region"),
+    Variable("AWS_ENDPOINT_URL", "s3.endpoint_url", _url, "S3-compatible server"),
+    Variable("AWS_ENDPOINT_URL_S3", "s3.endpoint_url", _url, "S3-compatible server; wins over AWS_ENDPOINT_URL"),
+    Variable("AWS_CA_BUNDLE", "s3.ca_bundle", str, "file of certificate authorities for S3"),
+    Variable("AWS_SKIP_SIGNATURE", "s3.anonymous", _flag, "send unsigned S3 requests (public buckets)"),
+    Variable("AZURE_STORAGE_ACCOUNT", "az.account", str, "Azure storage account"),
+    Variable("AZURE_STORAGE_ACCOUNT_NAME", "az.account", str, "same, the name that other tools use"),
+    Variable("AZURE_STORAGE_KEY", "az.account_key", str, "Azure shared key"),
+    Variable("AZURE_STORAGE_ACCOUNT_KEY", "az.account_key", str, "same, the name that other tools use"),
+    Variable("AZURE_STORAGE_SAS_TOKEN", "az.sas_token", str, "Azure shared access signature"),
+    Variable("AZURE_STORAGE_ENDPOINT", "az.endpoint_url", _url, "Azure blob endpoint, account included (emulators)"),
+    Variable("AZURE_STORAGE_BLOB_ENDPOINT", "az.endpoint_url", _url, "same, the name that other tools use"),
+    Variable("S3DLIO_AZURE_URI_STYLE", "az.azure_uri_style", _style, "how to read az://: auto, account or container"),
+    Variable("STORAGE_EMULATOR_HOST", "gs.endpoint_url", _emulator, "Google Cloud Storage emulator, no credentials"),
+    Variable("GOOGLE_CLOUD_PROJECT", "gs.project", str, "project for creating and listing buckets"),
+    Variable("S3DLIO_MAX_HTTP_CONNECTIONS", "max_connections", _count, "idle connections kept per host"),
+    Variable("S3DLIO_RANGE_CONCURRENCY", "max_concurrent_ranges", _count, "ranges of one object in flight"),
+)
+
+#: Accepted for the sake of scripts written for the original, checked, and without effect yet or at all.
+ACCEPTED: tuple[Variable, ...] = (
+    Variable("S3DLIO_RT_THREADS", "", _count, "accepted; reader threads follow max_in_flight"),
+    Variable("S3DLIO_USE_OPTIMIZED_HTTP", "", _flag, "accepted; there is one connection pool and it is always on"),
+)
+
+
+def read_environment(environ: Mapping[str, str], scheme: str | None = None) -> dict[str, Any]:
+    """Return the option values that are set in ``environ``.
+
+    Args:
+        environ: The variables.
+        scheme: ``s3``, ``gs`` or ``az``: leave out what belongs to the others.
+
+    Raises:
+        OptionError: A value cannot be read; the message names the variable, not a secret value.
+    """
+    values: dict[str, Any] = {}
+    for variable in (*ENVIRONMENT, *ACCEPTED):
+        text = environ.get(variable.name)
+        family, _, option = variable.option.rpartition(".")
+        if not text or (scheme and family and family != scheme):
+            continue
+        try:
+            value = variable.parse(text)
+        except ValueError as error:
+            reason = str(error) if not str(error).startswith("invalid literal") else "must be a whole number"
+            msg = f"environment variable {variable.name}={text!r}: {reason}"
+            raise OptionError(msg) from None
+        if option:
+            values[option] = value
+    return values
+
+
+def resolve(options: StoreOptions, scheme: str, environ: Mapping[str, str] | None = None) -> StoreOptions:
+    """Return ``options`` with the environment folded in where the caller has left the default.
+
+    Args:
+        options: The caller's.
+        scheme: ``s3``, ``gs`` or ``az``; others know no variables of their own.
+        environ: Variables to read instead of ``os.environ``.
+    """
+    found = read_environment(os.environ if environ is None else environ, scheme)
+    plain = StoreOptions()
+    given = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(options)
+        if getattr(options, field.name) != getattr(plain, field.name)
+    }
+    return StoreOptions(**{**found, **given})

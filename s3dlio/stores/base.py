@@ -1,0 +1,267 @@
+"""The seam: the verbs that every backend speaks.
+
+Floor 2. Knows what a store must do, in words; must not know any of them. Everything above this file
+works with any :class:`Store`; a new backend is one module with one subclass and a line in
+``stores/__init__.py``.
+
+Contract, the same for all (``tests/contract.py`` checks it on every backend):
+
+* A key is exactly the caller's characters; objects are replaced atomically.
+* Ranges are half-open; reading past the end gives what there is, starting behind the end raises
+  :class:`~s3dlio.errors.RangeError`, an empty object is an object.
+* Nothing is swallowed: what is not there raises ``NotFoundError``, other failures their own error.
+* Methods are thread-safe and work in forked children; a pickled store opens anew.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from s3dlio.cancel import CancellationToken
+from s3dlio.options import StoreOptions
+from s3dlio.uri import Uri
+from s3dlio.wire.transport import Place, Version
+
+#: What a lane gives: see :meth:`Store.lane`.
+Reader = Callable[[Uri, int, int, Place], Version]
+
+__all__ = ["Entry", "ObjectInfo", "Place", "PutOptions", "Reader", "Store", "Version"]
+
+
+class Entry(NamedTuple):
+    """One line of a listing.
+
+    Attributes:
+        key: The object's key, or a common prefix (ending in ``/``).
+        size: Bytes; -1 for a common prefix.
+        etag: Entity tag without quotes, or an empty string.
+        last_modified: With time zone, or ``None``.
+    """
+
+    key: str
+    size: int
+    etag: str = ""
+    last_modified: datetime | None = None
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether this stands for all keys below it."""
+        return self.size < 0
+
+    @property
+    def is_marker(self) -> bool:
+        """Whether this is an empty object that stands for a directory, as consoles and mkdir make."""
+        return self.size == 0 and self.key.endswith("/")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What is known of an object without its bytes.
+
+    Attributes:
+        size: Bytes.
+        last_modified: With time zone, or ``None`` where the backend does not say.
+        etag: Entity tag without quotes, or an empty string.
+        content_type: Media type, or an empty string.
+        metadata: The user's own keys (lower case) and values.
+        version_id: Version or generation, or an empty string.
+        storage_class: The provider's name of it, or an empty string.
+    """
+
+    size: int
+    last_modified: datetime | None = None
+    etag: str = ""
+    content_type: str = ""
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    version_id: str = ""
+    storage_class: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PutOptions:
+    """How an object is written.
+
+    Attributes:
+        content_type: Media type; empty leaves it to the backend.
+        metadata: The user's own keys and values.
+        overwrite: ``False`` refuses, atomically where the backend can, to replace an object.
+    """
+
+    content_type: str = ""
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    overwrite: bool = True
+
+
+class SizeCache:
+    """Versions of objects seen lately. Thread-safe; bounded; entries grow old."""
+
+    #: A stale entry costs a failed condition and a second read, never a wrong byte.
+    TTL_S = 300.0
+    MOST = 200_000
+
+    def __init__(self) -> None:
+        self._seen: dict[Uri, tuple[float, Version]] = {}
+
+    def remember(self, uri: Uri, info: ObjectInfo) -> None:
+        """Keep what a HEAD or a listing has said."""
+        if len(self._seen) >= self.MOST:
+            self._seen.clear()
+        etag = f'"{info.etag}"' if info.etag else ""
+        self._seen[uri] = (time.monotonic() + self.TTL_S, Version(info.size, etag))
+
+    def get(self, uri: Uri) -> Version | None:
+        """Return the version of an object, or ``None`` when it is not known (any more)."""
+        if not self._seen:
+            return None
+        until, version = self._seen.get(uri, (0.0, None))
+        return version if until > time.monotonic() else None
+
+    def forget(self, uri: Uri) -> None:
+        """Drop what is known of an object."""
+        self._seen.pop(uri, None)
+
+
+class Store(abc.ABC):
+    """One backend, for all containers of one scheme.
+
+    Args:
+        options: How to reach it.
+    """
+
+    def __init__(self, options: StoreOptions | None = None) -> None:
+        self.options = options or StoreOptions()
+        #: What is known of objects' sizes without asking; writers forget what they change.
+        self.sizes = SizeCache()
+
+    # -- reads ------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def read_first(self, uri: Uri, start: int, limit: int, place: Place, token: CancellationToken) -> Version:
+        """Read the first part of an object whose size is not known, with one request.
+
+        Args:
+            uri: The object.
+            start: First byte.
+            limit: Most bytes to read.
+            place: Called once with the object's size; returns the memory for the bytes from ``start``
+                on, ``min(limit, size - start)`` of them.
+            token: Stops the read.
+
+        Returns:
+            Size and entity tag of what was read.
+
+        Raises:
+            RangeError: ``start`` lies behind the end.
+            StoreError: The object is not there, or cannot be read.
+        """
+
+    @abc.abstractmethod
+    def read_into(self, uri: Uri, start: int, target: memoryview, version: Version, token: CancellationToken) -> None:
+        """Fill ``target`` with the bytes from ``start`` on. Parts of one object may be read at once.
+
+        Raises:
+            ObjectChangedError: The object is not the one that ``version`` names.
+            StoreError: It is not there, or cannot be read.
+        """
+
+    @abc.abstractmethod
+    def head(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
+        """Return what is known of an object.
+
+        Raises:
+            NotFoundError: It is not there.
+        """
+
+    @contextlib.contextmanager
+    def lane(self, token: CancellationToken) -> Iterator[Reader]:
+        """Give one reader its own way to the store, for as long as it has work.
+
+        Yields:
+            A function that does as :meth:`read_first` does without its token. It belongs to one thread.
+        """
+
+        def read(uri: Uri, start: int, limit: int, place: Place) -> Version:
+            return self.read_first(uri, start, limit, place, token)
+
+        yield read
+
+    def latency_s(self, _uri: Uri) -> float | None:
+        """Return the recent time to the first byte, in seconds, or ``None`` when it is not known."""
+        return None
+
+    # -- writes -----------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def put(self, uri: Uri, data: memoryview, options: PutOptions, token: CancellationToken) -> ObjectInfo:
+        """Create or replace an object atomically.
+
+        Raises:
+            AlreadyExistsError: It exists and ``options.overwrite`` is ``False``.
+        """
+
+    @abc.abstractmethod
+    def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
+        """Delete objects of one container; those that are not there are fine."""
+
+    @abc.abstractmethod
+    def entries(self, prefix: Uri, token: CancellationToken, *, recursive: bool = True) -> Iterator[Entry]:
+        """Yield the objects whose key starts with ``prefix.key``, in the backend's order, page by page.
+
+        Args:
+            prefix: Container and beginning of the key.
+            token: Stops the listing.
+            recursive: ``False`` yields what lies deeper than the next ``/`` as one common prefix.
+
+        Raises:
+            NotFoundError: The container does not exist.
+        """
+
+    # -- containers -------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def create_container(self, uri: Uri, token: CancellationToken) -> None:
+        """Create a bucket or container.
+
+        Raises:
+            AlreadyExistsError: It exists.
+        """
+
+    @abc.abstractmethod
+    def delete_container(self, uri: Uri, token: CancellationToken) -> None:
+        """Delete an empty bucket or container.
+
+        Raises:
+            NotFoundError: It does not exist.
+            StoreError: It is not empty.
+        """
+
+    @abc.abstractmethod
+    def list_containers(self, uri: Uri, token: CancellationToken) -> list[str]:
+        """Return the names of the buckets or containers that the credentials can see, sorted."""
+
+    def mkdir(self, uri: Uri, token: CancellationToken) -> None:
+        """Make a directory: where there are none, an empty object whose key ends in ``/``."""
+        marker = uri.with_key(uri.key.removesuffix("/") + "/")
+        self.put(marker, memoryview(b""), PutOptions(content_type="application/x-directory"), token)
+
+    def is_directory(self, _uri: Uri) -> bool:
+        """Whether the backend has directories and this is one."""
+        return False
+
+    def prune(self, prefix: Uri, token: CancellationToken) -> None:
+        """Remove what is left of a prefix whose objects were deleted: empty directories, where there are any."""
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of connections. The store may be used again and then opens new ones."""
+
+    def __reduce__(self) -> tuple[type[Store], tuple[StoreOptions]]:
+        """Pickle as settings only: connections are not shared between processes."""
+        return type(self), (self.options,)

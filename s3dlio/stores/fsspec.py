@@ -1,0 +1,213 @@
+"""Every other scheme (``http://``, ``hf://``, ``sftp://``, ...), through fsspec.
+
+Floor 2. Knows fsspec's verbs; must not know which file system is behind them. Bytes arrive as fsspec
+returns them and are copied once into the caller's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import fsspec
+
+from s3dlio.cancel import CancellationToken
+from s3dlio.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    NotFoundError,
+    ObjectChangedError,
+    RangeError,
+    StoreError,
+)
+from s3dlio.options import StoreOptions
+from s3dlio.perprocess import PerProcess
+from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Store, Version
+from s3dlio.uri import Uri
+
+#: Assumed before it is known: these are networks more often than not.
+_LATENCY_S = 0.02
+
+
+@contextlib.contextmanager
+def _mapped(uri: Uri, operation: str) -> Iterator[None]:
+    """Turn whatever a file system raises into this library's errors."""
+    try:
+        yield
+    except (StoreError, RangeError):
+        raise
+    except FileNotFoundError as error:
+        raise NotFoundError(str(error), uri=str(uri), operation=operation) from error
+    except PermissionError as error:
+        raise AccessDeniedError(str(error), uri=str(uri), operation=operation) from error
+    except Exception as error:  # file systems raise their clients' own classes
+        msg = f"{type(error).__name__}: {error}"
+        raise StoreError(msg, uri=str(uri), operation=operation) from error
+
+
+class FsspecStore(Store):
+    """One fsspec file system.
+
+    Args:
+        options: Unused so far; fsspec reads its own configuration.
+        scheme: The protocol.
+    """
+
+    def __init__(self, options: StoreOptions | None = None, scheme: str = "") -> None:
+        super().__init__(options)
+        self._scheme = scheme
+        # A fresh instance per process: asynchronous file systems must not cross a fork.
+        self._fs: PerProcess[Any] = PerProcess(self._make)
+
+    def _make(self) -> Any:
+        return fsspec.filesystem(self._scheme, skip_instance_cache=True)
+
+    def _path(self, uri: Uri) -> tuple[Any, str]:
+        fs = self._fs.get()
+        return fs, fs._strip_protocol(str(uri))  # noqa: SLF001 - fsspec's documented extension point
+
+    def read_first(self, uri: Uri, start: int, limit: int, place: Place, token: CancellationToken) -> Version:
+        """See :meth:`s3dlio.stores.base.Store.read_first`."""
+        with _mapped(uri, "get"):
+            version = self._version(uri, token)
+            if start > version.size:
+                msg = f"offset {start} lies behind the end of the object ({version.size} bytes)"
+                raise RangeError(msg, uri=str(uri), operation="get")
+            self._copy(uri, start, place(version.size), token)
+            return version
+
+    def read_into(self, uri: Uri, start: int, target: memoryview, version: Version, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.read_into`."""
+        with _mapped(uri, "get"):
+            self._copy(uri, start, target, token)
+
+    def _copy(self, uri: Uri, start: int, target: memoryview, token: CancellationToken) -> None:
+        token.check()
+        if not len(target):
+            return
+        fs, path = self._path(uri)
+        data = fs.cat_file(path, start=start, end=start + len(target))
+        if len(data) != len(target):
+            msg = f"got {len(data)} bytes where {len(target)} were due"
+            raise ObjectChangedError(msg, uri=str(uri), operation="get")
+        target[:] = data
+
+    def _version(self, uri: Uri, token: CancellationToken) -> Version:
+        info = self.head(uri, token)
+        return Version(info.size, info.etag)
+
+    def head(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
+        """See :meth:`s3dlio.stores.base.Store.head`."""
+        token.check()
+        with _mapped(uri, "stat"):
+            fs, path = self._path(uri)
+            return _info(fs.info(path), uri)
+
+    def latency_s(self, _uri: Uri) -> float | None:
+        """See :meth:`s3dlio.stores.base.Store.latency_s`."""
+        return _LATENCY_S
+
+    def put(self, uri: Uri, data: memoryview, options: PutOptions, token: CancellationToken) -> ObjectInfo:
+        """See :meth:`s3dlio.stores.base.Store.put`. Metadata is not kept."""
+        token.check()
+        with _mapped(uri, "put"):
+            fs, path = self._path(uri)
+            if not options.overwrite and fs.exists(path):
+                msg = "the object exists"
+                raise AlreadyExistsError(msg, uri=str(uri), operation="put")
+            fs.makedirs(fs._parent(path), exist_ok=True)  # noqa: SLF001 - as above
+            fs.pipe_file(path, bytes(data))
+        return ObjectInfo(data.nbytes)
+
+    def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.delete`."""
+        for uri in uris:
+            token.check()
+            with _mapped(uri, "delete"), contextlib.suppress(FileNotFoundError):
+                fs, path = self._path(uri)
+                fs.rm_file(path)
+
+    def entries(self, prefix: Uri, token: CancellationToken, *, recursive: bool = True) -> Iterator[Entry]:
+        """See :meth:`s3dlio.stores.base.Store.entries`."""
+        token.check()
+        folder, _, _name = prefix.key.rpartition("/")
+        with _mapped(prefix, "list"):
+            fs, path = self._path(prefix.with_key(folder or "/"))
+            try:
+                found = fs.find(path, detail=True).values() if recursive else fs.ls(path, detail=True)
+            except FileNotFoundError:
+                return
+        for item in found:
+            key = _key(item["name"], prefix)
+            if item["type"] == "directory":
+                key = key.rstrip("/") + "/"
+            if key.startswith(prefix.key):
+                yield _entry(item, key)
+
+    def create_container(self, uri: Uri, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.create_container`: a directory."""
+        token.check()
+        with _mapped(uri, "create_bucket"):
+            fs, path = self._path(uri)
+            if fs.exists(path):
+                msg = "the directory exists"
+                raise AlreadyExistsError(msg, uri=str(uri), operation="create_bucket")
+            fs.makedirs(path)
+
+    def delete_container(self, uri: Uri, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.delete_container`: an empty directory."""
+        token.check()
+        with _mapped(uri, "delete_bucket"):
+            fs, path = self._path(uri)
+            fs.rmdir(path)
+
+    def list_containers(self, uri: Uri, token: CancellationToken) -> list[str]:
+        """See :meth:`s3dlio.stores.base.Store.list_containers`: the directories at the top."""
+        token.check()
+        with _mapped(uri, "list_containers"):
+            fs, path = self._path(uri)
+            found = fs.ls(path, detail=True)
+        return sorted(item["name"].rstrip("/").rpartition("/")[2] for item in found if item["type"] == "directory")
+
+    def mkdir(self, uri: Uri, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.mkdir`."""
+        token.check()
+        with _mapped(uri, "mkdir"):
+            fs, path = self._path(uri)
+            fs.makedirs(path, exist_ok=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as settings only."""
+        return FsspecStore, (self.options, self._scheme)
+
+
+def _key(name: str, prefix: Uri) -> str:
+    """Return a file system's name of an object in the form that the caller's URIs have."""
+    bare = name.removeprefix(f"{prefix.scheme}://")
+    return "/" + bare.lstrip("/") if prefix.key.startswith("/") else bare.lstrip("/")
+
+
+def _entry(item: dict[str, Any], key: str) -> Entry:
+    if item["type"] == "directory":
+        return Entry(key, -1)
+    return Entry(key, int(item.get("size") or 0), str(item.get("ETag", "")).strip('"'), _when(item))
+
+
+def _info(item: dict[str, Any], uri: Uri) -> ObjectInfo:
+    if item.get("size") is None and item["type"] == "file":
+        msg = "the file system does not tell the size"
+        raise StoreError(msg, uri=str(uri), operation="stat")
+    kind = str(item.get("ContentType") or item.get("mimetype") or "")
+    return ObjectInfo(int(item["size"] or 0), _when(item), str(item.get("ETag", "")).strip('"'), kind)
+
+
+def _when(item: dict[str, Any]) -> datetime | None:
+    for name in ("LastModified", "last_modified", "mtime", "modified", "created"):
+        value = item.get(name)
+        if isinstance(value, datetime):
+            return value if value.tzinfo else value.replace(tzinfo=UTC)
+        if isinstance(value, (int, float)):
+            return datetime.fromtimestamp(value, UTC)
+    return None

@@ -1,0 +1,251 @@
+"""``file://``: local files.
+
+Floor 2. Knows paths and ``pread``; must not know anything of networks. A key is an absolute path.
+Objects appear whole or not at all: they are written beside their place under a hidden name, synced,
+and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mimetypes
+import os
+import secrets
+import stat as stat_module
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from s3dlio.cancel import CancellationToken
+from s3dlio.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    NotFoundError,
+    ObjectChangedError,
+    RangeError,
+    StoreError,
+    UriError,
+)
+from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Store, Version
+from s3dlio.uri import Uri
+
+#: Ends the hidden names of files that are still being written; listings leave them out.
+TEMPORARY = ".s3dlio-partial"
+#: One pread moves at most this much, so that a cancelled read of a huge file ends soon.
+_STEP_BYTES = 64 * 1024 * 1024
+
+_KINDS: dict[int, type[StoreError]] = {
+    errno.ENOENT: NotFoundError,
+    errno.ENOTDIR: NotFoundError,
+    errno.EEXIST: AlreadyExistsError,
+    errno.EACCES: AccessDeniedError,
+    errno.EPERM: AccessDeniedError,
+}
+
+
+@contextlib.contextmanager
+def mapped(uri: Uri, operation: str) -> Iterator[None]:
+    """Turn ``OSError`` into this library's errors."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        kind = _KINDS.get(error.errno or 0, StoreError)
+        raise kind(error.strerror or str(error), uri=str(uri), operation=operation) from error
+
+
+class LocalStore(Store):
+    """The local file system, through the page cache."""
+
+    open_flags: ClassVar[int] = os.O_RDONLY | os.O_CLOEXEC
+
+    # -- reads ------------------------------------------------------------------------------------
+
+    def read_first(self, uri: Uri, start: int, limit: int, place: Place, token: CancellationToken) -> Version:
+        """See :meth:`s3dlio.stores.base.Store.read_first`."""
+        with mapped(uri, "get"), self._open(uri) as descriptor:
+            version = _version(descriptor)
+            if start > version.size:
+                msg = f"offset {start} lies behind the end of the file ({version.size} bytes)"
+                raise RangeError(msg, uri=str(uri), operation="get")
+            self._fill(uri, descriptor, start, place(version.size), token)
+            return version
+
+    def read_into(self, uri: Uri, start: int, target: memoryview, version: Version, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.read_into`."""
+        with mapped(uri, "get"), self._open(uri) as descriptor:
+            if version.size >= 0 and _version(descriptor) != version:
+                msg = "the file changed while it was being read"
+                raise ObjectChangedError(msg, uri=str(uri), operation="get")
+            self._fill(uri, descriptor, start, target, token)
+
+    @contextlib.contextmanager
+    def _open(self, uri: Uri) -> Iterator[int]:
+        descriptor = os.open(uri.key, self.open_flags)
+        try:
+            if stat_module.S_ISDIR(os.fstat(descriptor).st_mode):
+                msg = "is a directory, not an object; list it with a trailing '/'"
+                raise NotFoundError(msg, uri=str(uri), operation="get")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _fill(self, uri: Uri, descriptor: int, start: int, target: memoryview, token: CancellationToken) -> None:
+        done = 0
+        while done < len(target):
+            token.check()
+            count = os.preadv(descriptor, [target[done : done + _STEP_BYTES]], start + done)
+            if not count:
+                msg = f"the file ended at byte {start + done}: it is shorter than it was"
+                raise ObjectChangedError(msg, uri=str(uri), operation="get")
+            done += count
+
+    def head(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
+        """See :meth:`s3dlio.stores.base.Store.head`."""
+        token.check()
+        with mapped(uri, "stat"):
+            status = os.stat(uri.key)
+        kind = "application/x-directory" if stat_module.S_ISDIR(status.st_mode) else ""
+        size = 0 if kind else status.st_size
+        return ObjectInfo(size, _when(status), _tag(status), kind or mimetypes.guess_type(uri.key)[0] or "", {})
+
+    # -- writes -----------------------------------------------------------------------------------
+
+    def put(self, uri: Uri, data: memoryview, options: PutOptions, token: CancellationToken) -> ObjectInfo:
+        """See :meth:`s3dlio.stores.base.Store.put`. Content type and metadata are not kept by files."""
+        if uri.key.endswith("/"):
+            msg = "a file name cannot end in '/'"
+            raise UriError(msg, uri=str(uri), operation="put")
+        folder, name = os.path.split(uri.key)
+        temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}{TEMPORARY}")
+        with mapped(uri, "put"):
+            os.makedirs(folder, exist_ok=True)
+            try:
+                self._write(temporary, data, token)
+                _publish(temporary, uri.key, overwrite=options.overwrite)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+                raise
+            _sync_folder(folder)
+            return ObjectInfo(data.nbytes, etag=_tag(os.stat(uri.key)))
+
+    def _write(self, path: str, data: memoryview, token: CancellationToken) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            done = 0
+            while done < len(data):
+                token.check()
+                done += os.write(descriptor, data[done : done + _STEP_BYTES])
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.delete`. A key ending in ``/`` is an empty directory."""
+        for uri in uris:
+            token.check()
+            with mapped(uri, "delete"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if uri.key.endswith("/"):
+                    os.rmdir(uri.key)
+                else:
+                    os.unlink(uri.key)
+
+    def entries(self, prefix: Uri, token: CancellationToken, *, recursive: bool = True) -> Iterator[Entry]:
+        """See :meth:`s3dlio.stores.base.Store.entries`. A directory's own name lists what is in it."""
+        folder, _, name = prefix.key.rpartition("/")
+        if name and self.is_directory(prefix):
+            folder, name = prefix.key, ""
+        with mapped(prefix, "list"):
+            yield from self._walk(folder + "/", name, token, recursive=recursive)
+
+    def _walk(self, folder: str, name: str, token: CancellationToken, *, recursive: bool) -> Iterator[Entry]:
+        token.check()
+        try:
+            with os.scandir(folder) as scan:
+                items = sorted((item for item in scan if item.name.startswith(name)), key=lambda item: item.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # an empty prefix, as on an object store
+        for item in items:
+            path = folder + item.name
+            if item.is_dir() and recursive:
+                yield from self._walk(path + "/", "", token, recursive=True)
+            elif item.is_dir():
+                yield Entry(path + "/", -1)
+            elif item.is_file() and not item.name.endswith(TEMPORARY):
+                yield _entry(item, path)
+
+    # -- containers -------------------------------------------------------------------------------
+
+    def create_container(self, uri: Uri, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.create_container`: a directory."""
+        token.check()
+        with mapped(uri, "create_bucket"):
+            os.makedirs(os.path.dirname(uri.key.rstrip("/")), exist_ok=True)
+            os.mkdir(uri.key)
+
+    def delete_container(self, uri: Uri, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.delete_container`: an empty directory."""
+        token.check()
+        with mapped(uri, "delete_bucket"):
+            os.rmdir(uri.key)
+
+    def list_containers(self, uri: Uri, token: CancellationToken) -> list[str]:
+        """See :meth:`s3dlio.stores.base.Store.list_containers`: the directories in a directory."""
+        token.check()
+        with mapped(uri, "list_containers"), os.scandir(uri.key or "/") as scan:
+            return sorted(item.name for item in scan if item.is_dir())
+
+    def mkdir(self, uri: Uri, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.mkdir`: parents are made too, an existing one is fine."""
+        token.check()
+        with mapped(uri, "mkdir"):
+            os.makedirs(uri.key, exist_ok=True)
+
+    def is_directory(self, uri: Uri) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.is_directory`."""
+        return os.path.isdir(uri.key)
+
+    def prune(self, prefix: Uri, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.prune`."""
+        for folder, _folders, _files in os.walk(prefix.key, topdown=False):
+            token.check()
+            with contextlib.suppress(OSError):  # not empty: something new has come, it stays
+                os.rmdir(folder)
+
+
+def _entry(item: os.DirEntry[str], path: str) -> Entry:
+    status = item.stat()
+    return Entry(path, status.st_size, _tag(status), _when(status))
+
+
+def _when(status: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(status.st_mtime, UTC)
+
+
+def _tag(status: os.stat_result) -> str:
+    # Another content has another time or size; a rename-over has another inode.
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+
+
+def _version(descriptor: int) -> Version:
+    status = os.fstat(descriptor)
+    return Version(status.st_size, _tag(status))
+
+
+def _publish(temporary: str, final: str, *, overwrite: bool) -> None:
+    if overwrite:
+        os.replace(temporary, final)
+        return
+    os.link(temporary, final)  # fails if the name is taken, which rename would not
+    os.unlink(temporary)
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder or "/", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

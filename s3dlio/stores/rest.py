@@ -1,0 +1,206 @@
+"""What the three clouds have in common: objects behind HTTP verbs.
+
+Floor 2. Knows GET, HEAD, PUT, DELETE and paged listings; must not know how one provider addresses or
+signs them: that is its subclass (s3.py, gcs.py, azure.py), its *dialect*.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+from s3dlio.cancel import CancellationToken
+from s3dlio.errors import NotFoundError, OptionError, RangeError
+from s3dlio.options import StoreOptions
+from s3dlio.retry import RetryPolicy
+from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Reader, Store, Version
+from s3dlio.stores.xml import Page, parse_time
+from s3dlio.uri import Uri
+from s3dlio.wire.client import Client, origin_of
+from s3dlio.wire.connection import Timeouts
+from s3dlio.wire.head import Head
+from s3dlio.wire.lane import Lane
+from s3dlio.wire.transport import Call, Landing, Transport, Unsized
+
+_NO_HEADERS: Mapping[str, str] = {}
+NO_QUERY: Mapping[str, str] = {}
+_DELETES_AT_ONCE = 16
+#: Key and value of the Range field in, the whole head of a GET out.
+Quick = Callable[[str, str], bytes]
+
+
+class RestStore(Store):
+    """A store behind a REST interface.
+
+    Args:
+        options: Already complete: the environment is folded in.
+    """
+
+    #: Beginning of the header fields that carry the user's metadata.
+    metadata_prefix: ClassVar[str]
+    #: Header field of the version, and of the storage class.
+    version_field: ClassVar[str]
+    class_field: ClassVar[str]
+
+    # -- the dialect ------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _call(self, operation: str, uri: Uri, query: Mapping[str, str] = NO_QUERY) -> tuple[Transport, Call]:
+        """Return how to ask for ``uri``; an empty key addresses the container."""
+
+    @abc.abstractmethod
+    def _page(self, prefix: Uri, token: CancellationToken, cursor: str, *, recursive: bool) -> Page:
+        """Fetch one page of a listing; an empty cursor begins it."""
+
+    def _put_headers(self, options: PutOptions) -> dict[str, str]:
+        """Return the header fields of a put."""
+        headers = {"content-type": options.content_type or "application/octet-stream"}
+        for name, value in options.metadata.items():
+            headers[f"{self.metadata_prefix}{name.lower()}"] = value
+        if not options.overwrite:
+            headers["if-none-match"] = "*"
+        return headers
+
+    # -- reads ------------------------------------------------------------------------------------
+
+    def read_first(self, uri: Uri, start: int, limit: int, place: Place, token: CancellationToken) -> Version:
+        """See :meth:`s3dlio.stores.base.Store.read_first`."""
+        transport, call = self._call("get", uri)
+        try:
+            return transport.read(Landing(call, start, limit, place), token)
+        except Unsized:
+            return self._read_at_end(uri, start, place, token)
+
+    @contextlib.contextmanager
+    def lane(self, token: CancellationToken) -> Iterator[Reader]:
+        """See :meth:`s3dlio.stores.base.Store.lane`: a connection kept from read to read."""
+        with contextlib.ExitStack() as stack:
+            ways: dict[str, tuple[Lane, Quick]] = {}
+
+            def read(uri: Uri, start: int, limit: int, place: Place) -> Version:
+                way = ways.get(uri.container)
+                if way is None:
+                    client, quick = self._quick(uri)
+                    way = ways[uri.container] = stack.enter_context(Lane(client, token)), quick
+                lane, quick = way
+                done = lane.read(quick(uri.key, f"bytes={start}-{start + limit - 1}"), start, limit, place)
+                return Version(*done) if done else self.read_first(uri, start, limit, place, token)
+
+            yield read
+
+    def _quick(self, uri: Uri) -> tuple[Client, Quick]:
+        """Return the client for a container's objects, and what makes the request for a range of one."""
+
+        def request(key: str, span: str) -> bytes:
+            return self._call("get", uri.with_key(key))[1].sign("GET", {"range": span})
+
+        return self._call("get", uri)[0].client, request
+
+    def _read_at_end(self, uri: Uri, start: int, place: Place, token: CancellationToken) -> Version:
+        """Settle a range that the server refused without saying how large the object is."""
+        info = self.head(uri, token)
+        if start != info.size:
+            msg = f"offset {start} lies behind the end of the object ({info.size} bytes)"
+            raise RangeError(msg, uri=str(uri), operation="get")
+        place(info.size)
+        return Version(info.size, info.etag)
+
+    def read_into(self, uri: Uri, start: int, target: memoryview, version: Version, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.read_into`."""
+        transport, call = self._call("get", uri)
+        landing = Landing(call, start, len(target), lambda _size: target, version.etag)
+        if version.size >= 0:
+            landing.size, landing.target = version.size, target
+        transport.read(landing, token)
+
+    def head(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
+        """See :meth:`s3dlio.stores.base.Store.head`."""
+        transport, call = self._call("stat", uri)
+        return self._info(transport.ask(call, "HEAD", _NO_HEADERS, token).head)
+
+    def _info(self, head: Head) -> ObjectInfo:
+        fields = head.fields()
+        prefix = self.metadata_prefix
+        return ObjectInfo(
+            size=head.length or 0,
+            last_modified=parse_time(fields.get("last-modified", "")),
+            etag=head.etag.strip('"'),
+            content_type=fields.get("content-type", ""),
+            metadata={name[len(prefix) :]: text for name, text in fields.items() if name.startswith(prefix)},
+            version_id=fields.get(self.version_field, ""),
+            storage_class=fields.get(self.class_field, ""),
+        )
+
+    def latency_s(self, uri: Uri) -> float | None:
+        """See :meth:`s3dlio.stores.base.Store.latency_s`."""
+        return self._call("get", uri)[0].client.latency_s()
+
+    # -- writes -----------------------------------------------------------------------------------
+
+    def put(self, uri: Uri, data: memoryview, options: PutOptions, token: CancellationToken) -> ObjectInfo:
+        """See :meth:`s3dlio.stores.base.Store.put`."""
+        transport, call = self._call("put", uri)
+        headers = self._put_headers(options)
+        headers["content-length"] = str(data.nbytes)
+        check_headers(headers)
+        answer = transport.ask(call, "PUT", headers, token, body=data)
+        return ObjectInfo(data.nbytes, etag=answer.head.etag.strip('"'), content_type=options.content_type)
+
+    def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.delete`. One request per object, several at once."""
+        if len(uris) == 1:
+            self._delete_one(uris[0], token)
+            return
+        with ThreadPoolExecutor(_DELETES_AT_ONCE, "s3dlio-delete") as threads:
+            for _ in threads.map(lambda uri: self._delete_one(uri, token), uris):
+                pass
+
+    def _delete_one(self, uri: Uri, token: CancellationToken) -> None:
+        transport, call = self._call("delete", uri)
+        try:
+            transport.ask(call, "DELETE", _NO_HEADERS, token)
+        except NotFoundError:
+            self.check_container(uri, token)
+
+    def check_container(self, uri: Uri, token: CancellationToken) -> None:
+        """Raise unless the container exists: a missing object is fine to delete, a missing bucket not.
+
+        Raises:
+            NotFoundError: The container does not exist.
+        """
+        self._page(uri.with_key("\x7f"), token, "", recursive=False)
+
+    def entries(self, prefix: Uri, token: CancellationToken, *, recursive: bool = True) -> Iterator[Entry]:
+        """See :meth:`s3dlio.stores.base.Store.entries`."""
+        cursor = ""
+        while True:
+            page = self._page(prefix, token, cursor, recursive=recursive)
+            yield from page.entries
+            if page.cursor == cursor or not page.cursor:
+                return
+            cursor = page.cursor
+
+
+def make_transport(options: StoreOptions, url: str) -> Transport:
+    """Return the transport to the origin of ``url``."""
+    timeouts = Timeouts(options.connect_timeout_s, options.read_timeout_s, options.range_timeout_s)
+    client = Client(origin_of(url), timeouts, max_idle=options.max_connections, ca_bundle=options.ca_bundle)
+    return Transport(client, RetryPolicy(options.max_attempts, options.retry_base_s, options.retry_max_s))
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Refuse what cannot stand in a header field: line ends would let a value forge further fields.
+
+    Raises:
+        OptionError: A name or value is not printable ASCII.
+    """
+    for name, value in headers.items():
+        if not (name.isascii() and name.isprintable() and " " not in name and ":" not in name):
+            msg = f"metadata name {name!r} cannot be sent; use letters, digits and '-'"
+            raise OptionError(msg)
+        if not (value.isascii() and value.isprintable()):
+            msg = f"the value of {name} cannot be sent: only printable ASCII; encode it, for example base64"
+            raise OptionError(msg)

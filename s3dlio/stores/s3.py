@@ -1,0 +1,212 @@
+"""``s3://``: Amazon S3 and everything that speaks its interface.
+
+Floor 2. Knows S3's addresses, signatures and XML; must not know sockets or threads. Environment and
+configuration are looked at when the store is first used.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+
+from s3dlio.cancel import CancellationToken
+from s3dlio.errors import AccessDeniedError, StoreError
+from s3dlio.options import StoreOptions
+from s3dlio.stores import xml
+from s3dlio.stores.credentials import AwsIdentity, AwsSettings, aws_settings
+from s3dlio.stores.rest import NO_QUERY, Quick, RestStore, make_transport
+from s3dlio.stores.sigv4 import RangeSigner, Target, quote_key, quote_query, signed_headers
+from s3dlio.uri import Uri
+from s3dlio.version import VERSION
+from s3dlio.wire.client import Client
+from s3dlio.wire.head import Head
+from s3dlio.wire.transport import Call, Headers, Transport
+
+_DEFAULT_REGION = "us-east-1"
+_BATCH = 1000  # the most keys one DeleteObjects takes
+_AGENT = f"user-agent: s3dlio/{VERSION}\r\n"
+
+
+class Site:
+    """Where one bucket lives: the server, the path that leads to the bucket, and its region."""
+
+    __slots__ = ("host", "path", "region", "transport")
+
+    def __init__(self, transport: Transport, path: str, region: str) -> None:
+        self.transport = transport
+        self.host = transport.client.origin.authority
+        self.path = path
+        self.region = region
+
+
+class S3Store(RestStore):
+    """All buckets of one S3 endpoint."""
+
+    metadata_prefix = "x-amz-meta-"
+    version_field = "x-amz-version-id"
+    class_field = "x-amz-storage-class"
+
+    def __init__(self, options: StoreOptions | None = None) -> None:
+        super().__init__(options)
+        self._identity = AwsIdentity(self.options)
+        self._sites: dict[str, Site] = {}
+        self._settings: AwsSettings | None = None
+        self._transports: dict[str, Transport] = {}
+
+    # -- addresses --------------------------------------------------------------------------------
+
+    def _site(self, bucket: str) -> Site:
+        site = self._sites.get(bucket)
+        if site is None:
+            site = self._sites.setdefault(bucket, self._open(bucket, self._region()))
+        return site
+
+    def _configured(self) -> AwsSettings:
+        if self._settings is None:
+            self._settings = aws_settings(self.options.profile)
+        return self._settings
+
+    def _region(self) -> str:
+        return self.options.region or self._configured().region or _DEFAULT_REGION
+
+    def _open(self, bucket: str, region: str) -> Site:
+        """Find the address of a bucket; an empty name addresses the service itself."""
+        configured = self._configured()
+        options = self.options.replace(ca_bundle=self.options.ca_bundle or configured.ca_bundle or None)
+        endpoint = self.options.endpoint_url or configured.endpoint_url
+        style = self.options.addressing_style
+        if style == "auto":
+            style = configured.addressing_style or "auto"
+        # A dot in the name breaks the wildcard certificate of virtual-hosted addresses.
+        virtual = style == "virtual" or (style == "auto" and not endpoint and "." not in bucket)
+        endpoint = endpoint or f"https://s3.{region}.amazonaws.com"
+        base = urllib.parse.urlsplit(endpoint)
+        server = f"{base.scheme}://{bucket}.{base.netloc}" if virtual and bucket else endpoint
+        transport = self._transports.get(server)
+        if transport is None:
+            transport = self._transports.setdefault(server, make_transport(options, server))
+        path = base.path.rstrip("/") + ("" if virtual or not bucket else f"/{quote_key(bucket)}")
+        return Site(transport, path, region)
+
+    def _moved(self, bucket: str, head: Head) -> bool:
+        """Follow a redirect to the bucket's own region; S3 names it in a header."""
+        region = head.field("x-amz-bucket-region")
+        if not region or region == self._site(bucket).region:
+            return False
+        self._sites[bucket] = self._open(bucket, region)
+        return True
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    def _call(self, operation: str, uri: Uri, query: Mapping[str, str] = NO_QUERY) -> tuple[Transport, Call]:
+        bucket = uri.container
+        text = quote_query(dict(query)) if query else ""
+        key = f"/{quote_key(uri.key)}" if uri.key else ""
+
+        def sign(method: str, headers: Headers) -> bytes:
+            return self._sign(self._site(bucket), Target(method, "", key, text), headers)
+
+        def moved(head: Head) -> bool:
+            return self._moved(bucket, head)
+
+        call = Call(operation, uri, sign, self._renew, xml.explain, moved)
+        return self._site(bucket).transport, call
+
+    def _sign(self, site: Site, wanted: Target, headers: Headers) -> bytes:
+        path = f"{site.path}{wanted.path}" or "/"
+        target = Target(wanted.method, site.host, path, wanted.query)
+        line = f"{target.method} {path}{'?' if target.query else ''}{target.query} HTTP/1.1\r\n{_AGENT}"
+        # x-amz-... fields must be signed; ranges and conditions need not be.
+        extra = {name: " ".join(value.split()) for name, value in headers.items() if name.startswith("x-")}
+        rest = "".join([f"{name}: {value}\r\n" for name, value in headers.items() if name not in extra])
+        return f"{line}{rest}{self._authorize(site, target, extra)}\r\n".encode("latin-1")
+
+    def _authorize(self, site: Site, target: Target, extra: dict[str, str]) -> str:
+        pair = self._identity.current()
+        if pair is None:
+            return f"host: {target.host}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in extra.items())
+        return signed_headers(pair, site.region, target, extra, time.time())
+
+    def _quick(self, uri: Uri) -> tuple[Client, Quick]:
+        site = self._site(uri.container)
+        signed: list[RangeSigner | None] = [None]
+
+        def request(key: str, span: str) -> bytes:
+            now = int(time.time())
+            signer = signed[0]
+            if signer is None or signer.second != now:
+                pair = self._identity.current()
+                if pair is None:
+                    target = Target("GET", "", f"/{quote_key(key)}", "")
+                    return self._sign(self._site(uri.container), target, {"range": span})
+                here = self._site(uri.container)
+                signer = signed[0] = RangeSigner(pair, here.region, (here.host, here.path), now, _AGENT)
+            return signer.request(key, span)
+
+        return site.transport.client, request
+
+    def _renew(self) -> None:
+        self._identity.renew()
+
+    # -- verbs of its own -------------------------------------------------------------------------
+
+    def _page(self, prefix: Uri, token: CancellationToken, cursor: str, *, recursive: bool) -> xml.Page:
+        query = {"list-type": "2", "prefix": prefix.key, "encoding-type": "url"}
+        if cursor:
+            query["continuation-token"] = cursor
+        if not recursive:
+            query["delimiter"] = "/"
+        transport, call = self._call("list", prefix.with_key(""), query)
+        return xml.parse_s3_page(transport.ask(call, "GET", {}, token).body)
+
+    def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.delete`. A thousand objects per request."""
+        single = [uri for uri in uris if not xml.can_carry(uri.key)] if len(uris) > 1 else list(uris)
+        for uri in single:
+            self._delete_one(uri, token)
+        many = [uri for uri in uris if xml.can_carry(uri.key)] if len(uris) > 1 else []
+        for start in range(0, len(many), _BATCH):
+            self._delete_batch(many[start : start + _BATCH], token)
+
+    def _delete_batch(self, uris: Sequence[Uri], token: CancellationToken) -> None:
+        body = xml.delete_request([uri.key for uri in uris])
+        digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        headers = {"content-length": str(len(body)), "content-md5": digest, "content-type": "application/xml"}
+        transport, call = self._call("delete", uris[0].with_key(""), {"delete": ""})
+        answer = transport.ask(call, "POST", headers, token, body=memoryview(body))
+        faults = xml.delete_faults(answer.body)
+        if faults:
+            key, fault = faults[0]
+            kind = AccessDeniedError if fault.code == "AccessDenied" else StoreError
+            msg = f"{len(faults)} of {len(uris)} objects could not be deleted; the first: {fault.code} {fault.message}"
+            raise kind(msg, uri=str(uris[0].with_key(key)), operation="delete")
+
+    def create_container(self, uri: Uri, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.create_container`."""
+        transport, call = self._call("create_bucket", uri.with_key(""))
+        region = self._site(uri.container).region
+        body = b""
+        if region != _DEFAULT_REGION:
+            place = f"<LocationConstraint>{region}</LocationConstraint>"
+            body = f"<CreateBucketConfiguration>{place}</CreateBucketConfiguration>".encode()
+        headers = {"content-length": str(len(body))}
+        transport.ask(call, "PUT", headers, token, body=memoryview(body))
+
+    def delete_container(self, uri: Uri, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.delete_container`."""
+        transport, call = self._call("delete_bucket", uri.with_key(""))
+        transport.ask(call, "DELETE", {}, token)
+        self._sites.pop(uri.container, None)
+
+    def list_containers(self, uri: Uri, token: CancellationToken) -> list[str]:
+        """See :meth:`s3dlio.stores.base.Store.list_containers`."""
+        transport, call = self._call("list_containers", Uri(uri.scheme, "", ""))
+        return sorted(xml.names(transport.ask(call, "GET", {}, token).body, "Buckets/Bucket/Name"))
+
+    def close(self) -> None:
+        """See :meth:`s3dlio.stores.base.Store.close`."""
+        for transport in self._transports.copy().values():
+            transport.client.close()

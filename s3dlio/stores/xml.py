@@ -1,0 +1,153 @@
+"""The XML that storage services answer with.
+
+Floor 2. Pure: text in, values out. S3, Google Cloud Storage and Azure differ in names only. Expat (the
+parser underneath) bounds entity expansion itself; the answer's size is bounded by the transport.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+from urllib.parse import unquote_plus
+from xml.sax.saxutils import escape
+
+from s3dlio.stores.base import Entry
+from s3dlio.wire.head import Head, ProtocolError
+from s3dlio.wire.transport import Fault
+
+
+class Page(NamedTuple):
+    """One page of a listing, and where the next one begins (empty: there is none)."""
+
+    entries: list[Entry]
+    cursor: str
+
+
+def parse(body: bytes) -> ET.Element:
+    """Return the root of a document, with namespaces taken off.
+
+    Raises:
+        ProtocolError: It is not XML.
+    """
+    try:
+        root = ET.fromstring(body.removeprefix(b"\xef\xbb\xbf"))  # noqa: S314 - see the room card
+    except ET.ParseError as error:
+        msg = f"the answer is not XML ({error}): {body[:60]!r}"
+        raise ProtocolError(msg) from error
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    return root
+
+
+def explain(head: Head, body: bytes) -> Fault:
+    """Return what an error response says."""
+    # A HEAD has no body; Azure names the code in a header as well.
+    code = head.field("x-ms-error-code")
+    try:
+        root = parse(body) if body.lstrip().startswith((b"<", b"\xef\xbb\xbf<")) else None
+    except ProtocolError:
+        root = None
+    if root is None or root.tag == "html":  # a proxy or a plain web server speaks
+        return Fault(code, " ".join(body[:200].decode("utf-8", "replace").split()) if root is None else "")
+    return Fault(root.findtext("Code") or code, (root.findtext("Message") or "").strip())
+
+
+def parse_s3_page(body: bytes) -> Page:
+    """Parse an answer to ListObjectsV2."""
+    root = parse(body)
+    if root.tag != "ListBucketResult":
+        msg = f"expected a listing, got <{root.tag}>"
+        raise ProtocolError(msg)
+    url_encoded = root.findtext("EncodingType") == "url"
+    entries = [_s3_entry(item, url_encoded) for item in root.iterfind("Contents")]
+    entries += [
+        Entry(_decoded(item.findtext("Prefix") or "", url_encoded), -1) for item in root.iterfind("CommonPrefixes")
+    ]
+    if root.findtext("IsTruncated") != "true":
+        return Page(entries, "")
+    cursor = root.findtext("NextContinuationToken")
+    if not cursor:
+        msg = "a listing says that it goes on, and not where"
+        raise ProtocolError(msg)
+    return Page(entries, cursor)
+
+
+def _s3_entry(item: ET.Element, url_encoded: bool) -> Entry:  # noqa: FBT001 - private, one caller
+    return Entry(
+        _decoded(item.findtext("Key") or "", url_encoded),
+        int(item.findtext("Size") or 0),
+        (item.findtext("ETag") or "").strip('"'),
+        parse_time(item.findtext("LastModified") or ""),
+    )
+
+
+def _decoded(text: str, url_encoded: bool) -> str:  # noqa: FBT001 - private
+    return unquote_plus(text) if url_encoded else text
+
+
+def parse_azure_page(body: bytes) -> Page:
+    """Parse an answer to Azure's List Blobs."""
+    root = parse(body)
+    if root.tag != "EnumerationResults":
+        msg = f"expected a listing, got <{root.tag}>"
+        raise ProtocolError(msg)
+    entries = [_azure_entry(item) for item in root.iterfind("Blobs/Blob")]
+    entries += [Entry(_azure_name(item), -1) for item in root.iterfind("Blobs/BlobPrefix")]
+    return Page(entries, root.findtext("NextMarker") or "")
+
+
+def _azure_entry(item: ET.Element) -> Entry:
+    return Entry(
+        _azure_name(item),
+        int(item.findtext("Properties/Content-Length") or 0),
+        (item.findtext("Properties/Etag") or "").strip('"'),
+        parse_time(item.findtext("Properties/Last-Modified") or ""),
+    )
+
+
+def _azure_name(item: ET.Element) -> str:
+    name = item.find("Name")
+    if name is None:
+        return ""
+    return _decoded(name.text or "", name.get("Encoded") == "true")
+
+
+def names(body: bytes, path: str) -> Iterator[str]:
+    """Yield the texts of all elements at ``path``, for example the buckets' names."""
+    for item in parse(body).iterfind(path):
+        yield item.text or ""
+
+
+def delete_request(keys: list[str]) -> bytes:
+    """Return the body of S3's DeleteObjects; only failures are reported back (quiet)."""
+    objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in keys)
+    return f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
+
+
+def can_carry(key: str) -> bool:
+    """Whether XML 1.0 can express ``key`` (it knows no control characters; line ends get changed)."""
+    return key.isprintable() or not any(char < " " or char in "\ufffe\uffff" for char in key)
+
+
+def delete_faults(body: bytes) -> list[tuple[str, Fault]]:
+    """Return the keys that DeleteObjects could not delete, and why."""
+    if not body.strip():
+        return []
+    return [
+        (item.findtext("Key") or "", Fault(item.findtext("Code") or "", item.findtext("Message") or ""))
+        for item in parse(body).iterfind("Error")
+    ]
+
+
+def parse_time(text: str) -> datetime | None:
+    """Parse ISO 8601 (S3) or an HTTP date (Azure, headers); ``None`` for nothing or nonsense."""
+    if not text:
+        return None
+    try:
+        when = datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return when if when.tzinfo else when.replace(tzinfo=UTC)

@@ -1,0 +1,3 @@
+"""The version of this library. Floor 0; the single place that says it."""
+
+VERSION = "0.1.0"

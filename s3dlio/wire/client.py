@@ -1,0 +1,206 @@
+"""The connections to one origin: made, kept while idle, handed out, dropped.
+
+Floor 2. Knows DNS, TLS and proxies; must not know what is asked over a connection. Connections belong
+to the process that made them: a forked child starts with none.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import socket
+import ssl
+import time
+import urllib.parse
+import urllib.request
+from collections import deque
+from functools import lru_cache
+
+from s3dlio.cancel import CancellationToken
+from s3dlio.errors import OptionError
+from s3dlio.perprocess import PerProcess
+from s3dlio.wire.connection import Connection, Origin, Timeouts, set_timeouts
+
+#: A connection idle for longer is looked at before it is used: the server may have closed it.
+_TRUST_IDLE_S = 1.0
+#: Answers whose time to the first byte is remembered: their minimum is what the network costs.
+_LATENCY_WINDOW = 32
+
+
+class _Idle:
+    """What one process has: idle connections, the last used on top, and recent latencies."""
+
+    def __init__(self) -> None:
+        self.connections: deque[Connection] = deque()
+        self.latencies_s: deque[float] = deque(maxlen=_LATENCY_WINDOW)
+
+    def close(self) -> None:
+        while self.connections:
+            self.connections.pop().close()
+
+
+class Client:
+    """Sends requests to one origin and gives out connections on which the answer has begun.
+
+    Thread-safe; works in forked children.
+
+    Args:
+        origin: The server.
+        timeouts: For every connection.
+        max_idle: Idle connections kept; more are closed.
+        ca_bundle: File of certificate authorities instead of the system's.
+    """
+
+    def __init__(self, origin: Origin, timeouts: Timeouts, *, max_idle: int = 64, ca_bundle: str | None = None) -> None:
+        self.origin = origin
+        self.timeouts = timeouts
+        self._max_idle = max_idle
+        self._ca_bundle = ca_bundle
+        self._idle = PerProcess(_Idle, _Idle.close)
+
+    def open(
+        self, request: bytes, token: CancellationToken, *, body: memoryview | None = None, method: str = "GET"
+    ) -> Connection:
+        """Send a request and receive the head of its answer (``connection.head``).
+
+        A connection that the server closed while it was idle is replaced without counting as a
+        failure: nothing of an answer had come, and all our requests may be repeated. The caller reads
+        the body and hands the connection to :meth:`done`.
+
+        Raises:
+            OSError: No connection, or it broke, or it timed out.
+            ProtocolError: The answer is not HTTP.
+            CancelledError: ``token`` was cancelled before the request was sent.
+        """
+        while True:
+            connection, reused = self.take()
+            try:
+                token.watch(connection)
+                sent_at = time.perf_counter()
+                connection.send(request, body)
+                connection.read_head(method)
+                self.note_latency(time.perf_counter() - sent_at)
+            except BaseException as error:
+                self.drop(connection, token)
+                closed_while_idle = isinstance(error, ConnectionError) and not connection.answered
+                if not (reused and closed_while_idle) or token.is_cancelled:
+                    raise
+            else:
+                return connection
+
+    def done(self, connection: Connection, token: CancellationToken) -> None:
+        """Take back a connection whose answer was dealt with; it is kept if it can be used again."""
+        if connection.reusable:
+            self.keep(connection, token)
+        else:
+            self.drop(connection, token)
+
+    def keep(self, connection: Connection, token: CancellationToken) -> None:
+        """Take back a connection that is clean, for the next exchange."""
+        token.release(connection)
+        idle = self._idle.get().connections
+        if len(idle) < self._max_idle and not token.is_cancelled:
+            connection.idle_since = time.monotonic()
+            idle.append(connection)
+        else:
+            connection.close()
+
+    def note_latency(self, seconds: float) -> None:
+        """Remember a time from request to first byte."""
+        self._idle.get().latencies_s.append(seconds)
+
+    def drop(self, connection: Connection, token: CancellationToken) -> None:
+        """Close a connection that is in an unknown state."""
+        token.release(connection)
+        connection.close()
+
+    def latency_s(self) -> float | None:
+        """Return the shortest recent time from request to first byte, in seconds, or ``None``."""
+        recent = self._idle.get().latencies_s.copy()
+        return min(recent) if recent else None
+
+    def close(self) -> None:
+        """Close this process's idle connections."""
+        idle = self._idle.peek()
+        if idle is not None:
+            idle.close()
+
+    def take(self) -> tuple[Connection, bool]:
+        """Return a connection, and whether it has been used before."""
+        idle = self._idle.get().connections
+        while True:
+            try:
+                connection = idle.pop()
+            except IndexError:
+                return self._connect(), False
+            if time.monotonic() - connection.idle_since < _TRUST_IDLE_S or not connection.is_stale():
+                return connection, True
+            connection.close()
+
+    def _connect(self) -> Connection:
+        sock = self._tunnel() if self.origin.proxy else self._direct()
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.origin.scheme == "https":
+                sock = tls_context(self._ca_bundle).wrap_socket(sock, server_hostname=self.origin.host)
+            set_timeouts(sock, self.timeouts.read_s)
+        except BaseException:
+            sock.close()
+            raise
+        return Connection(sock, self.timeouts)
+
+    def _direct(self) -> socket.socket:
+        return socket.create_connection((self.origin.host, self.origin.port), self.timeouts.connect_s)
+
+    def _tunnel(self) -> socket.socket:
+        proxy = urllib.parse.urlsplit(self.origin.proxy)
+        if proxy.scheme != "http" or not proxy.hostname:
+            msg = f"proxy {proxy.scheme}://{proxy.hostname}: only http:// proxies are spoken to"
+            raise OptionError(msg)
+        via = http.client.HTTPConnection(proxy.hostname, proxy.port or 80, timeout=self.timeouts.connect_s)
+        headers = {}
+        if proxy.username:
+            pair = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
+            headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+        # A tunnel for http:// too: then nothing above has to know that there is a proxy.
+        via.set_tunnel(self.origin.host, self.origin.port, headers)
+        via.connect()
+        return via.sock
+
+    def __repr__(self) -> str:
+        """Show where it connects."""
+        return f"Client({self.origin.scheme}://{self.origin.authority})"
+
+
+def origin_of(url: str) -> Origin:
+    """Return the origin that a URL names, and the proxy that the environment sets for it.
+
+    Raises:
+        OptionError: The URL has no host, or a scheme other than http and https.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        msg = f"not an http(s) URL with a host: {parts.scheme}://{parts.hostname or ''}"
+        raise OptionError(msg)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    proxy = urllib.request.getproxies().get(parts.scheme, "")
+    if proxy and urllib.request.proxy_bypass(f"{parts.hostname}:{port}"):
+        proxy = ""
+    return Origin(parts.scheme, parts.hostname, port, proxy)
+
+
+@lru_cache(maxsize=16)
+def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Return the TLS settings: certificates and host names are always verified, TLS 1.2 at least.
+
+    Raises:
+        OptionError: The bundle cannot be read.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_bundle)
+    except (OSError, ssl.SSLError) as error:
+        msg = f"cannot read the certificate authorities in {ca_bundle}: {error}"
+        raise OptionError(msg) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,420 @@
+"""Requests with tries: an answer whole, or a range of an object in the caller's memory.
+
+Floor 2. Knows status codes, ranges, entity tags, retry and resume; must not know S3, XML or how a
+request is signed. Whatever happens on the way, the caller gets the right bytes or an error that names
+URI and operation and keeps its cause: never a short or mixed result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import ssl
+import urllib.parse
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, NoReturn, TypeVar
+
+from s3dlio.cancel import CancellationToken, Deadline
+from s3dlio.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    CancelledError,
+    NotFoundError,
+    ObjectChangedError,
+    RangeError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from s3dlio.retry import RETRYABLE_STATUS, RetryPolicy
+from s3dlio.wire.client import Client
+from s3dlio.wire.connection import Connection
+from s3dlio.wire.head import Head, ProtocolError
+
+T = TypeVar("T")
+
+# 400 too: S3 answers it, with the right region in a header, when the signature names a wrong one.
+_MOVED_STATUS = frozenset({301, 302, 303, 307, 308, 400})
+
+Headers = Mapping[str, str]
+#: Gets the total size of an object and returns the memory for the first bytes that were asked for.
+Place = Callable[[int], memoryview]
+
+_MAX_ERROR_BYTES = 64 * 1024
+#: A listing page of 1,000 keys of 1,024 characters, each escaped to its longest, is below 8 MB.
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+#: A name that does not resolve or a port nobody listens on is rarely cured by waiting long.
+_UNREACHABLE_TRIES = 3
+
+
+class Fault(NamedTuple):
+    """What a server says went wrong: its own code (such as ``SlowDown``) and its message."""
+
+    code: str
+    message: str
+
+
+class Answer(NamedTuple):
+    """A whole response."""
+
+    head: Head
+    body: bytes
+
+
+class Version(NamedTuple):
+    """Which content of an object was read: its size in bytes and its entity tag (may be empty)."""
+
+    size: int
+    etag: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """One operation on one object, as often as it is tried.
+
+    Attributes:
+        operation: The verb, for errors.
+        uri: The object, printed in errors.
+        sign: Method and headers in, the whole head of the request out; called anew for each try.
+        renew: Fetch fresh credentials; called once, after the first refusal.
+        explain: Body of an error response in, what it says out.
+        moved: Told the answer of a redirect; returns whether ``sign`` now aims elsewhere.
+    """
+
+    operation: str
+    uri: object
+    sign: Callable[[str, Headers], bytes]
+    renew: Callable[[], object]
+    explain: Callable[[Head, bytes], Fault]
+    moved: Callable[[Head], bool]
+
+
+class _Refused(Exception):  # noqa: N818 - a signal inside this module, not an error anyone sees
+    """The server answered, and not with what was asked for."""
+
+    def __init__(self, head: Head, fault: Fault) -> None:
+        super().__init__(f"HTTP {head.status} {fault.code}")
+        self.head = head
+        self.fault = fault
+
+
+class Transport:
+    """Carries out calls on one origin. Thread-safe.
+
+    Args:
+        client: The connections.
+        policy: How often and how patiently to try.
+    """
+
+    def __init__(self, client: Client, policy: RetryPolicy) -> None:
+        self.client = client
+        self.policy = policy
+
+    def ask(
+        self,
+        call: Call,
+        method: str,
+        headers: Headers,
+        token: CancellationToken,
+        body: memoryview | None = None,
+    ) -> Answer:
+        """Send a request and return its whole answer.
+
+        Raises:
+            StoreError: The server refused, or the tries are used up; the exact class says why.
+            CancelledError: ``token`` was cancelled.
+        """
+
+        def attempt() -> Answer:
+            connection = self.client.open(call.sign(method, headers), token, body=body, method=method)
+            return self._whole(call, connection, token, (200, 201, 202, 204, 206))
+
+        return self.tries(call, token, attempt)
+
+    def read(self, landing: Landing, token: CancellationToken) -> Version:
+        """Read the range that ``landing`` describes into its memory.
+
+        Raises:
+            ObjectChangedError: The object is no longer the one that the read began with.
+            RangeError: The range starts behind the end of the object.
+            StoreError: As :meth:`ask`.
+            CancelledError: ``token`` was cancelled.
+        """
+        return self.tries(landing.call, token, lambda: self._land(landing, token))
+
+    # -- one try ----------------------------------------------------------------------------------
+
+    def _whole(self, call: Call, connection: Connection, token: CancellationToken, good: tuple[int, ...]) -> Answer:
+        """Read the rest of an answer, give the connection back, and tell good answers from bad."""
+        fine = connection.head.status in good
+        deadline = Deadline(self.client.timeouts.exchange_s)
+        try:
+            body = connection.read_all(MAX_ANSWER_BYTES if fine else _MAX_ERROR_BYTES, deadline)
+        except BaseException:
+            self.client.drop(connection, token)
+            raise
+        self.client.done(connection, token)
+        if not fine:
+            raise _Refused(connection.head, call.explain(connection.head, body))
+        return Answer(connection.head, body)
+
+    def _land(self, landing: Landing, token: CancellationToken) -> Version:
+        if landing.finished:
+            return landing.version()
+        connection = self.client.open(landing.call.sign("GET", landing.headers()), token)
+        if connection.head.status not in (200, 206):
+            return self._land_nothing(landing, connection, token)
+        deadline = Deadline(self.client.timeouts.exchange_s)
+        try:
+            target = landing.accept(connection)
+            if landing.skip:
+                connection.skip(landing.skip, deadline)
+            before = connection.received
+            try:
+                connection.read_into(target, deadline)
+            finally:
+                landing.filled += connection.received - before
+        except BaseException:
+            self.client.drop(connection, token)
+            raise
+        self.client.done(connection, token)
+        return landing.version()
+
+    def _land_nothing(self, landing: Landing, connection: Connection, token: CancellationToken) -> Version:
+        """Deal with an answer that carries no bytes of the object."""
+        try:
+            self._whole(landing.call, connection, token, ())
+        except _Refused as refused:
+            if refused.head.status == 416:
+                return landing.nothing_there(refused.head)
+            if refused.head.status == 412:
+                landing.changed("its entity tag is another one now")
+            raise
+        msg = "unreachable: no status is good here"
+        raise AssertionError(msg)
+
+    # -- many tries -------------------------------------------------------------------------------
+
+    def tries(self, call: Call, token: CancellationToken, attempt: Callable[[], T]) -> T:
+        """Run ``attempt`` until it succeeds, fails for good, or the policy's tries are used up."""
+        number = 0
+        renewed = False
+        redirects = 0
+        while True:
+            token.check()
+            number += 1
+            try:
+                return attempt()
+            except _Refused as refused:
+                if refused.head.status in _MOVED_STATUS and redirects < 5:
+                    redirects += 1
+                    if call.moved(refused.head):
+                        continue
+                if _is_denial(refused) and not renewed:
+                    renewed = True
+                    call.renew()
+                    continue
+                self._pause_or_raise(call, token, number, refused)
+            except (StoreError, OSError) as error:
+                self._wait_or_raise(call, token, number, error)
+
+    def _pause_or_raise(self, call: Call, token: CancellationToken, number: int, refused: _Refused) -> None:
+        busy = refused.head.status in RETRYABLE_STATUS or refused.fault.code in _BUSY_CODES
+        if not busy or number >= self.policy.max_attempts:
+            raise to_error(call, refused.head, refused.fault, number) from refused
+        token.sleep(self.policy.pause_s(number, refused.head.field("retry-after")))
+
+    def _wait_or_raise(self, call: Call, token: CancellationToken, number: int, error: StoreError | OSError) -> None:
+        if token.is_cancelled and not isinstance(error, CancelledError):
+            token.check()
+        if isinstance(error, StoreError) and not isinstance(error, ProtocolError):
+            raise error  # already says what, where and why
+        unreachable = isinstance(error, (ConnectionRefusedError, socket.gaierror))
+        limit = min(_UNREACHABLE_TRIES, self.policy.max_attempts) if unreachable else self.policy.max_attempts
+        if number >= limit or isinstance(error, ssl.SSLCertVerificationError):
+            raise self._broken(call, number, error) from error
+        token.sleep(self.policy.pause_s(number))
+
+    def _broken(self, call: Call, number: int, error: OSError) -> StoreError:
+        tried = f" (tried {number} times)" if number > 1 else ""
+        server = f"{self.client.origin.scheme}://{self.client.origin.authority}"
+        kind: type[StoreError] = StoreUnavailableError
+        message = f"{server}: {error}{tried}"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            kind = StoreError
+            message = f"{server}: the certificate cannot be verified ({error.verify_message}); set ca_bundle"
+        elif isinstance(error, TimeoutError):
+            kind = StoreTimeoutError
+        elif isinstance(error, (ConnectionRefusedError, socket.gaierror)):
+            message = f"cannot reach {server}: {error}{tried}; check the endpoint and the network"
+        return kind(message, uri=str(call.uri), operation=call.operation)
+
+
+@dataclasses.dataclass(slots=True)
+class Landing:
+    """A range of an object on its way into memory, across as many tries as it takes.
+
+    Attributes:
+        call: What is being done, for signing and errors.
+        start: First byte wanted.
+        limit: At most so many bytes.
+        place: Gives the memory once the size of the object is known; called once.
+        etag: The entity tag that the object must have; empty when not known yet.
+        filled: Bytes that have arrived, over all tries.
+        skip: Bytes before the wanted ones in the current answer (a server that ignores ranges).
+    """
+
+    call: Call
+    start: int
+    limit: int
+    place: Place
+    etag: str = ""
+    size: int = -1
+    filled: int = 0
+    skip: int = 0
+    target: memoryview = dataclasses.field(default_factory=lambda: memoryview(b""))
+
+    def headers(self) -> dict[str, str]:
+        """Return the request's range and its condition: what is still missing, of the same object."""
+        first = self.start + self.filled
+        last = self.start + (self.limit if self.size < 0 else len(self.target)) - 1
+        wanted = {"Range": f"bytes={first}-{last}"}
+        # A weak tag never satisfies If-Match; accept() compares it instead.
+        if self.etag and not self.etag.startswith("W/"):
+            wanted["If-Match"] = self.etag
+        return wanted
+
+    @property
+    def finished(self) -> bool:
+        """Whether all bytes have arrived (a connection can break behind the last one)."""
+        return self.size >= 0 and self.filled == len(self.target)
+
+    def version(self) -> Version:
+        """Return which content was read."""
+        return Version(self.size, self.etag)
+
+    def accept(self, connection: Connection) -> memoryview:
+        """Check a good answer against what is known, and return the memory for its bytes."""
+        head = connection.head
+        first = self.start + self.filled
+        # rclone's server answers 200 to a range, with the right Content-Range: that is a part as well.
+        if head.status == 200 and head.content_range is None:
+            size = self._size_of_whole(connection)
+            self.skip = first
+        else:
+            size = self._size_of_part(head, first)
+            self.skip = 0
+        self._same_object(head.etag, size)
+        if head.length is not None and head.length < self.skip + len(self.target) - self.filled:
+            msg = f"the answer carries {head.length} bytes where {len(self.target) - self.filled} were due"
+            raise ProtocolError(msg)
+        return self.target[self.filled :]
+
+    def _size_of_whole(self, connection: Connection) -> int:
+        if connection.head.length is None:
+            msg = "the server sends the whole object without telling its size"
+            raise ProtocolError(msg)
+        if connection.head.length < self.start:
+            self._behind_the_end(connection.head.length)
+        return connection.head.length
+
+    def _size_of_part(self, head: Head, first: int) -> int:
+        part = head.content_range
+        if part is None or part.start != first or part.total is None:
+            msg = f"asked for bytes from {first} on, got Content-Range {part}"
+            raise ProtocolError(msg)
+        if head.length is not None and head.length != part.stop - part.start:
+            msg = f"Content-Length {head.length} contradicts {part}"
+            raise ProtocolError(msg)
+        return part.total
+
+    def _same_object(self, etag: str, size: int) -> None:
+        """Take the memory on the first answer; on later ones insist on the same object."""
+        if self.etag and etag and etag != self.etag:
+            self.changed(f"its entity tag was {self.etag} and is {etag}")
+        if self.size >= 0:
+            if size != self.size:
+                self.changed(f"it had {self.size} bytes and has {size}")
+            return
+        target = self.place(size)
+        wanted = min(self.limit, size - self.start)
+        if len(target) != wanted:
+            self.changed(f"it has {size} bytes, which do not fit the {len(target)} expected")
+        self.size, self.target, self.etag = size, target, etag or self.etag
+
+    def nothing_there(self, head: Head) -> Version:
+        """Deal with 416: fine when the range begins just at the end, as for an empty object."""
+        size = head.content_range.total if head.content_range else None
+        if self.size >= 0 or (size is not None and size > self.start):
+            self.changed("it is shorter than it was")
+        if size is None:
+            raise Unsized
+        if self.start > size:
+            self._behind_the_end(size)
+        self._same_object("", size)
+        return self.version()
+
+    def changed(self, how: str) -> NoReturn:
+        """Raise the error of an object that is not what it was."""
+        msg = f"the object changed while it was being read: {how}"
+        raise ObjectChangedError(msg, uri=str(self.call.uri), operation=self.call.operation)
+
+    def _behind_the_end(self, size: int) -> NoReturn:
+        msg = f"offset {self.start} lies behind the end of the object ({size} bytes)"
+        raise RangeError(msg, uri=str(self.call.uri), operation=self.call.operation)
+
+
+class Unsized(Exception):  # noqa: N818 - a signal to the store, which then asks for the size
+    """The server refused a range without telling how large the object is."""
+
+
+#: Codes that mean "busy" behind a status that does not say so (S3 answers 400 RequestTimeout).
+_BUSY_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "ServerBusy", "InternalError"})
+#: Codes that mean "your credentials" behind a status that does not say so (S3 answers 400 ExpiredToken).
+_DENIAL_CODES = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
+)
+
+
+def _is_denial(refused: _Refused) -> bool:
+    return refused.head.status in (401, 403) or refused.fault.code in _DENIAL_CODES
+
+
+def to_error(call: Call, head: Head, fault: Fault, tries: int) -> StoreError:
+    """Return the error for an answer that is final."""
+    kind = _KINDS.get(head.status, StoreError)
+    if fault.code in _DENIAL_CODES:
+        kind = AccessDeniedError
+    elif head.status in RETRYABLE_STATUS or fault.code in _BUSY_CODES:
+        kind = StoreUnavailableError
+    elif (head.status == 412 and call.operation == "put") or (head.status == 409 and fault.code in _EXISTS_CODES):
+        kind = AlreadyExistsError
+    tried = f" (tried {tries} times)" if tries > 1 else ""
+    said = ": ".join(part for part in (f"HTTP {head.status} {fault.code}".strip(), fault.message) if part)
+    advice = _advice(head, fault)
+    return kind(f"{said}{tried}{advice}", uri=str(call.uri), operation=call.operation)
+
+
+def _advice(head: Head, fault: Fault) -> str:
+    if head.status in (301, 302, 303, 307, 308):
+        target = urllib.parse.urlsplit(head.field("location"))
+        place = f" to {target.scheme}://{target.netloc}" if target.netloc else ""
+        return f"; the server redirects{place}: set the region or endpoint_url of the bucket"
+    if fault.code in _DENIAL_CODES:
+        return "; get new credentials (or set the clock)"
+    if head.status in (401, 403) and not fault.message:
+        return "access denied; check the credentials and the permissions"
+    return ""
+
+
+_KINDS: dict[int, type[StoreError]] = {
+    401: AccessDeniedError,
+    403: AccessDeniedError,
+    404: NotFoundError,
+    408: StoreTimeoutError,
+    410: NotFoundError,
+    412: ObjectChangedError,
+}
+_EXISTS_CODES = frozenset(
+    {"BucketAlreadyExists", "BucketAlreadyOwnedByYou", "ContainerAlreadyExists", "BlobAlreadyExists"}
+)
