@@ -49,9 +49,13 @@ def _height(work: dict[str, Any]) -> float:
 
 def _bars(work: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     lanes = [
-        (label, lane) for label, lane in work["lanes"].items() if lane["summary"] and lane["contender"] not in _FLOORS
+        (label, lane)
+        for label, lane in work["lanes"].items()
+        if lane["summary"] and lane["contender"] not in _FLOORS
     ]
-    return sorted(lanes, key=lambda item: float(item[1]["summary"]["median"]), reverse=work["lower_is_better"])
+    return sorted(
+        lanes, key=lambda item: float(item[1]["summary"]["median"]), reverse=work["lower_is_better"]
+    )
 
 
 def _panel(axes: Any, work: dict[str, Any]) -> None:
@@ -84,7 +88,9 @@ def _floors(axes: Any, work: dict[str, Any]) -> None:
         if lane["summary"] and lane["contender"] in _FLOORS:
             colour, dashes, name = _FLOORS[lane["contender"]]
             value = lane["summary"]["median"]
-            axes.axvline(value, color=colour, linestyle=dashes, linewidth=1.2, label=f"{name}: {number(value)}")
+            axes.axvline(
+                value, color=colour, linestyle=dashes, linewidth=1.2, label=f"{name}: {number(value)}"
+            )
             drawn = True
     if drawn:
         axes.legend(fontsize=7, loc="lower right", frameon=False)

@@ -28,7 +28,9 @@ class WrongBytesError(RuntimeError):
     """The contender brought wrong bytes: there is nothing to measure any more."""
 
 
-def environment(contender: str, endpoint: str, ca_bundle: Path | None, extra: dict[str, str]) -> dict[str, str]:
+def environment(
+    contender: str, endpoint: str, ca_bundle: Path | None, extra: dict[str, str]
+) -> dict[str, str]:
     """What a client finds in its environment: dummy credentials, the endpoint, no proxy, no profile."""
     kept = {
         name: value

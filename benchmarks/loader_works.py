@@ -107,6 +107,8 @@ LOADER_FORK = Work(
             ("s3torchconnector iterable",),
             at_least=1.5,
         ),
-        Target("forked loader, map: 1.5 x s3torchconnector", "ours map", ("s3torchconnector map",), at_least=1.5),
+        Target(
+            "forked loader, map: 1.5 x s3torchconnector", "ours map", ("s3torchconnector map",), at_least=1.5
+        ),
     ),
 )

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import objects
+from benchmarks.certificates import make_certificates
 from benchmarks.processes import die_with_parent, end_process
 
 LATENCY_SECONDS = 0.020
@@ -92,7 +93,7 @@ class Origin:
             manifest = objects.write_objects(bucket, small_count, big_size)
             objects.write_index(root / "index.tsv", bucket)
             objects.save_manifest(root / "manifest.json", manifest)
-            bundle = _make_certificate(root)
+            bundle = make_certificates(root)
             with _nginx(root, bundle) as endpoints:
                 yield cls(endpoints, manifest, root / "manifest.json", bundle)
         finally:
@@ -127,19 +128,6 @@ def _sweep(parent: Path) -> None:
         pid = left.name[len(_STEM) :].split("-")[0]
         if pid.isdigit() and not Path("/proc", pid).exists():
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _make_certificate(root: Path) -> Path | None:
-    """A certificate of our own for 127.0.0.1 and localhost; None where there is no openssl."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        return None
-    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    command += ["-nodes", "-days", "30", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    command += ["-keyout", str(root / "key.pem"), "-out", str(root / "cert.pem")]
-    done = subprocess.run(command, capture_output=True, check=False)
-    return root / "cert.pem" if done.returncode == 0 else None
 
 
 @contextlib.contextmanager
@@ -177,7 +165,9 @@ def _start(root: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
     (root / "nginx.conf").write_text(_config(root, ports), encoding="ascii")
     command = [str(_nginx_path()), "-p", str(root), "-c", str(root / "nginx.conf")]
     with (root / "stderr.log").open("ab") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent)
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent
+        )
 
 
 def _config(root: Path, ports: dict[str, int]) -> str:

@@ -37,9 +37,15 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="rounds per work, instead of each work's own number")
     parser.add_argument("--quick", action="store_true", help="three rounds, and a fast look")
     parser.add_argument("--out", type=Path, help=f"where the JSON goes (a whole run: {_LATEST.name})")
-    parser.add_argument("--merge", action="store_true", help="put these works in place of those in the results")
-    parser.add_argument("--fresh", action="store_true", help="make the environments again, with what is newest")
-    parser.add_argument("--report-only", action="store_true", help="write page and picture again; measure nothing")
+    parser.add_argument(
+        "--merge", action="store_true", help="put these works in place of those in the results"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="make the environments again, with what is newest"
+    )
+    parser.add_argument(
+        "--report-only", action="store_true", help="write page and picture again; measure nothing"
+    )
     chosen = parser.parse_args(words)
     if chosen.merge and (chosen.contenders or chosen.quick):
         parser.error("--merge takes whole works only: no --contenders, no --quick")

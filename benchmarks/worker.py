@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+from benchmarks.memory import settle
 from benchmarks.objects import SMALL_PREFIX, Manifest, load_manifest
 
 BUCKET_URI = "s3://bench/"
@@ -161,6 +162,7 @@ class Worker:
         job = Job(command["endpoint"], manifest, command["params"], command["setting"], proof)
         action = self._works[command["work"]](job)
         gc.collect()
+        settle(command["params"].get("settle_mib", 0) << 20)
         if self._baseline is None:
             # The client is made, nothing is fetched yet: later passes may start with a kept pool.
             self._baseline = memory_bytes("VmRSS")

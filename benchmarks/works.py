@@ -32,6 +32,7 @@ _SMALL = Work(
     figure="ops_per_second",
     unit="objects/s",
     about="All objects are in the caller's hands when the clock stops (the floors: one buffer per thread).",
+    params={"settle_mib": 384},
     lanes=(
         Lane(OURS, OURS, "small", _MANY),
         Lane(ORIGINAL, ORIGINAL, "small", _MANY[1:] + with_env(_MANY[:4], **_TWO_THREADS)),
@@ -60,7 +61,8 @@ _BIG = Work(
     title="One object of 1 GiB, into memory of its own",
     figure="gib_per_second",
     unit="GiB/s",
-    about="Fresh memory each time: the object is dropped between rounds.",
+    about="The object is dropped between rounds; a client that keeps a pool may use its memory again.",
+    params={"settle_mib": 1280},
     lanes=(
         Lane("ours get", OURS, "big"),
         Lane("s3dlio-0.10.0 get", ORIGINAL, "big", ({}, *with_env(({},), S3DLIO_RANGE_CONCURRENCY="8"))),
@@ -112,6 +114,7 @@ _LATENCY = Work(
     endpoint="late",
     rounds=7,
     about="256 in flight at 20 ms cannot exceed 12,800/s, however good the client.",
+    params={"settle_mib": 384},
     lanes=(
         Lane(OURS, OURS, "small", _WIDE),
         Lane(ORIGINAL, ORIGINAL, "small", _WIDE + with_env(_WIDE[2:], **_TWO_THREADS)),
@@ -151,6 +154,7 @@ _SMALL_TLS = Work(
     endpoint="tls",
     rounds=5,
     about="s3torchconnector is left out: it takes no certificate authority of one's own.",
+    params={"settle_mib": 384},
     lanes=(
         Lane(OURS, OURS, "small", _MANY[:4]),
         Lane(ORIGINAL, ORIGINAL, "small", _MANY[1:4] + with_env(_MANY[1:3], **_TWO_THREADS)),
@@ -166,6 +170,7 @@ _BIG_TLS = Work(
     unit="GiB/s",
     endpoint="tls",
     rounds=5,
+    params={"settle_mib": 1280},
     lanes=(
         Lane("ours get", OURS, "big"),
         Lane("s3dlio-0.10.0 get", ORIGINAL, "big"),

@@ -73,7 +73,6 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         StoreUnavailableError,
         UriError,
     )
-    from s3dlio.formats.npz import read_npz
     from s3dlio.options import StoreOptions
     from s3dlio.stores import open_store
     from s3dlio.stores.base import Store
@@ -104,7 +103,6 @@ _PLACES: dict[str, tuple[str, str]] = {
     "StoreOptions": ("s3dlio.options", "StoreOptions"),
     "create_dataset": ("s3dlio.dataset", "create_dataset"),
     "open_store": ("s3dlio.stores", "open_store"),
-    "read_npz": ("s3dlio.formats.npz", "read_npz"),
 }
 #: Names that need a framework. Not in ``__all__``, so that ``import *`` never imports one.
 _FRAMEWORK_PLACES: dict[str, tuple[str, str]] = {

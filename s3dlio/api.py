@@ -318,7 +318,7 @@ def put_many(items: Iterable[tuple[str, Buffer]], max_in_flight: int = DEFAULT_I
 
 def delete(
     uri: str | Sequence[str],
-    recursive: bool = False,
+    recursive: bool = False,  # noqa: FBT001, FBT002 - the contract's order
     *,
     pattern: str | re.Pattern[str] | None = None,
 ) -> None:

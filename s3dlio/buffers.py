@@ -204,6 +204,11 @@ class BytesView(np.ndarray[Any, Any]):
         view.setflags(write=False)
         return view
 
+    @property
+    def is_owner(self) -> bool:
+        """Whether this is the view a read returned, with memory of its own, and not a part of another."""
+        return isinstance(self.base, Lease) and len(self.base) == len(self)
+
     def memoryview(self, *, writable: bool = False) -> memoryview:
         """Return a memoryview of the same memory, without a copy.
 
@@ -217,7 +222,7 @@ class BytesView(np.ndarray[Any, Any]):
         """
         if not writable:
             return bytes_of(self)
-        if not isinstance(self.base, Lease) or len(self.base) != len(self):
+        if not self.is_owner:
             msg = "this view shares its memory with others; copy it: bytearray(view)"
             raise OptionError(msg)
         return bytes_of(self.base)
@@ -250,7 +255,7 @@ class BytesView(np.ndarray[Any, Any]):
 
     def __contains__(self, item: object) -> bool:
         """Tell whether a byte (``int``) or a run of bytes occurs."""
-        return self.to_bytes().__contains__(item)
+        return item in self.to_bytes()  # type: ignore[operator]
 
     def __eq__(self, other: object) -> bool:  # type: ignore[override]
         """Compare contents with any bytes-like object."""
@@ -265,7 +270,7 @@ class BytesView(np.ndarray[Any, Any]):
         equal = self.__eq__(other)
         return equal if equal is NotImplemented else not equal
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]
         """Hash as the equal ``bytes`` do."""
         return hash(self.to_bytes())
 

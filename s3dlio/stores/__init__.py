@@ -6,6 +6,7 @@ first used, so that nobody pays for a cloud they do not use.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 
@@ -57,6 +58,7 @@ def open_store(uri: str | Uri, options: StoreOptions | None = None) -> Store:
     return store
 
 
+@atexit.register
 def close_stores() -> None:
     """Close the idle connections of all stores of this process and forget the stores."""
     while _open:

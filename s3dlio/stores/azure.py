@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import hmac
 import time
 import urllib.parse
@@ -17,10 +18,10 @@ from email.utils import formatdate
 from typing import NamedTuple
 
 from s3dlio.cancel import CancellationToken
-from s3dlio.errors import OptionError, StoreError, UriError
+from s3dlio.errors import NotFoundError, OptionError, StoreError, UriError
 from s3dlio.options import StoreOptions
 from s3dlio.stores import xml
-from s3dlio.stores.base import Entry, PutOptions
+from s3dlio.stores.base import Entry, ObjectInfo, PutOptions
 from s3dlio.stores.credentials import AzureIdentity, BearerIdentity, FixedToken
 from s3dlio.stores.rest import NO_QUERY, RestStore, make_transport
 from s3dlio.stores.sigv4 import quote_key, quote_query
@@ -83,14 +84,17 @@ class AzureStore(RestStore):
                 msg = "no Azure account: set AZURE_STORAGE_ACCOUNT, or write az://account/container/key"
                 raise UriError(msg, uri=str(uri))
             return Blob(account, uri.container, uri.key, "")
-        container, slash, name = uri.key.partition("/")
-        return Blob(uri.container, container, name, container + slash)
+        container, _, name = uri.key.partition("/")
+        return Blob(uri.container, container, name, f"{container}/" if container else "")
 
     def _endpoint(self, account: str) -> str:
         return self.options.endpoint_url or f"https://{account}.blob.core.windows.net"
 
     def _call(self, operation: str, uri: Uri, query: Mapping[str, str] = NO_QUERY) -> tuple[Transport, Call]:
         blob = self._locate(uri)
+        if not blob.name:
+            msg = "the URI names a container, not an object in it; append '/key'"
+            raise UriError(msg, uri=str(uri), operation=operation)
         return self._call_blob(operation, uri, blob, dict(query))
 
     def _call_blob(self, operation: str, uri: Uri, blob: Blob, query: dict[str, str]) -> tuple[Transport, Call]:
@@ -152,26 +156,41 @@ class AzureStore(RestStore):
             yield entry._replace(key=lead + entry.key)
 
     def _page(self, prefix: Uri, token: CancellationToken, cursor: str, *, recursive: bool) -> xml.Page:
-        blob = self._locate(prefix)
-        query = {"restype": "container", "comp": "list", "prefix": blob.name}
+        query = {"comp": "list", "prefix": self._locate(prefix).name}
         if cursor:
             query["marker"] = cursor
         if not recursive:
             query["delimiter"] = "/"
-        transport, call = self._call_blob("list", prefix, blob._replace(name=""), query)
+        transport, call = self._container("list", prefix, query)
         return xml.parse_azure_page(transport.ask(call, "GET", {}, token).body)
 
-    def check_container(self, uri: Uri, token: CancellationToken) -> None:
-        """See :meth:`s3dlio.stores.rest.RestStore.check_container`."""
-        transport, call = self._container("delete", uri)
-        transport.ask(call, "HEAD", {}, token)
+    def is_directory(self, uri: Uri) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.is_directory`: a container behind its account is one."""
+        blob = self._locate(uri)
+        return bool(blob.lead) and not blob.name
 
-    def _container(self, operation: str, uri: Uri) -> tuple[Transport, Call]:
+    def head(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
+        """See :meth:`s3dlio.stores.base.Store.head`; a container behind its account can be asked for too."""
+        if not self.is_directory(uri):
+            return super().head(uri, token)
+        transport, call = self._container("stat", uri)
+        info = self._info(transport.ask(call, "HEAD", {}, token).head)
+        return dataclasses.replace(info, size=0, content_type="application/x-directory")
+
+    def _has_container(self, uri: Uri, token: CancellationToken) -> bool:
+        transport, call = self._container("delete", uri)
+        try:
+            transport.ask(call, "HEAD", {}, token)
+        except NotFoundError:
+            return False
+        return True
+
+    def _container(self, operation: str, uri: Uri, query: Mapping[str, str] = NO_QUERY) -> tuple[Transport, Call]:
         blob = self._locate(uri)._replace(name="")
         if not blob.container:
             msg = "no container; write az://container or az://account/container"
             raise UriError(msg, uri=str(uri), operation=operation)
-        return self._call_blob(operation, uri, blob, {"restype": "container"})
+        return self._call_blob(operation, uri, blob, {"restype": "container", **query})
 
     def create_container(self, uri: Uri, token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.create_container`."""
@@ -197,6 +216,9 @@ class AzureStore(RestStore):
     def list_containers(self, uri: Uri, token: CancellationToken) -> list[str]:
         """See :meth:`s3dlio.stores.base.Store.list_containers`."""
         account = self.options.account or uri.container
+        if not account:
+            msg = "no Azure account: set AZURE_STORAGE_ACCOUNT, or write az://account"
+            raise UriError(msg, uri=str(uri), operation="list_containers")
         names: list[str] = []
         query = {"comp": "list"}
         while True:

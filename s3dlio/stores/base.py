@@ -98,6 +98,16 @@ class PutOptions:
     overwrite: bool = True
 
 
+def bare(etag: str) -> str:
+    """Return an entity tag without its quotes; a weak one (``W/"..."``) stays as it is, to be told apart."""
+    return etag if etag.startswith("W/") else etag.strip('"')
+
+
+def quoted(etag: str) -> str:
+    """Return an entity tag as it stands in a header and in :class:`Version`: what :func:`bare` undoes."""
+    return etag if not etag or etag.startswith("W/") else f'"{etag}"'
+
+
 class SizeCache:
     """Versions of objects seen lately. Thread-safe; bounded; entries grow old."""
 
@@ -112,8 +122,7 @@ class SizeCache:
         """Keep what a HEAD or a listing has said."""
         if len(self._seen) >= self.MOST:
             self._seen.clear()
-        etag = f'"{info.etag}"' if info.etag else ""
-        self._seen[uri] = (time.monotonic() + self.TTL_S, Version(info.size, etag))
+        self._seen[uri] = (time.monotonic() + self.TTL_S, Version(info.size, quoted(info.etag)))
 
     def get(self, uri: Uri) -> Version | None:
         """Return the version of an object, or ``None`` when it is not known (any more)."""
@@ -253,6 +262,10 @@ class Store(abc.ABC):
     def is_directory(self, _uri: Uri) -> bool:
         """Whether the backend has directories and this is one."""
         return False
+
+    def removable(self, prefix: Uri, token: CancellationToken) -> Iterator[Entry]:
+        """Yield what goes when all below ``prefix`` is deleted: its entries, and what listings hide."""
+        return self.entries(prefix, token)
 
     def prune(self, prefix: Uri, token: CancellationToken) -> None:
         """Remove what is left of a prefix whose objects were deleted: empty directories, where there are any."""

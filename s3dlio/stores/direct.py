@@ -17,7 +17,7 @@ import numpy as np
 
 from s3dlio.buffers import MIB, POOL, bytes_of
 from s3dlio.cancel import CancellationToken
-from s3dlio.errors import ObjectChangedError, StoreError
+from s3dlio.errors import ObjectChangedError
 from s3dlio.stores.local import LocalStore
 from s3dlio.uri import Uri
 
@@ -31,11 +31,11 @@ _O_DIRECT = getattr(os, "O_DIRECT", 0)
 class DirectStore(LocalStore):
     """The local file system without the page cache."""
 
-    open_flags = os.O_RDONLY | os.O_CLOEXEC | _O_DIRECT
+    open_flags = LocalStore.open_flags | _O_DIRECT
 
     @contextlib.contextmanager
     def _open(self, uri: Uri) -> Iterator[int]:
-        with _explained(uri, "get"), super()._open(uri) as descriptor:
+        with _explained(), super()._open(uri) as descriptor:
             _uncache(descriptor)
             yield descriptor
 
@@ -58,15 +58,15 @@ class DirectStore(LocalStore):
 
     def _write(self, path: str, data: memoryview, token: CancellationToken) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _O_DIRECT
-        with _explained(Uri("direct", "", path), "put"):
+        with _explained():
             descriptor = os.open(path, flags, 0o666)
-        try:
-            _uncache(descriptor)
-            self._write_blocks(descriptor, data, token)
-            os.ftruncate(descriptor, len(data))  # the last block was padded
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            try:
+                _uncache(descriptor)
+                self._write_blocks(descriptor, data, token)
+                os.ftruncate(descriptor, len(data))  # the last block was padded
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def _write_blocks(self, descriptor: int, data: memoryview, token: CancellationToken) -> None:
         aligned = len(data) > 0 and _address(data) % ALIGNMENT == 0
@@ -114,11 +114,12 @@ def _uncache(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def _explained(uri: Uri, operation: str) -> Iterator[None]:
+def _explained() -> Iterator[None]:
+    """Say what ``EINVAL`` means here; some file systems refuse at the opening, some at the first block."""
     try:
         yield
     except OSError as error:
-        if error.errno != errno.EINVAL or isinstance(error, StoreError):
+        if error.errno != errno.EINVAL:
             raise
         msg = "the file system refuses O_DIRECT; use file:// here"
-        raise StoreError(msg, uri=str(uri), operation=operation) from error
+        raise OSError(errno.EINVAL, msg) from error

@@ -71,7 +71,8 @@ class FsspecStore(Store):
     def read_first(self, uri: Uri, start: int, limit: int, place: Place, token: CancellationToken) -> Version:
         """See :meth:`s3dlio.stores.base.Store.read_first`."""
         with _mapped(uri, "get"):
-            version = self._version(uri, token)
+            info = self._look(uri, token)
+            version = Version(info.size, quoted(info.etag))
             if start > version.size:
                 msg = f"offset {start} lies behind the end of the object ({version.size} bytes)"
                 raise RangeError(msg, uri=str(uri), operation="get")
@@ -82,6 +83,11 @@ class FsspecStore(Store):
         """See :meth:`s3dlio.stores.base.Store.read_into`."""
         with _mapped(uri, "get"):
             self._copy(uri, start, target, token)
+            # Looked at behind the read: what was read is then from before any change not seen here.
+            info = self._look(uri, token)
+            if version.size >= 0 and version != (info.size, quoted(info.etag)):
+                msg = "the object changed while it was being read"
+                raise ObjectChangedError(msg, uri=str(uri), operation="get")
 
     def _copy(self, uri: Uri, start: int, target: memoryview, token: CancellationToken) -> None:
         token.check()
@@ -94,9 +100,13 @@ class FsspecStore(Store):
             raise ObjectChangedError(msg, uri=str(uri), operation="get")
         target[:] = data
 
-    def _version(self, uri: Uri, token: CancellationToken) -> Version:
+    def _look(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
+        """Return what is known of an object that can be read: not of a directory."""
         info = self.head(uri, token)
-        return Version(info.size, info.etag)
+        if info.content_type == DIRECTORY_TYPE:
+            msg = "is a directory, not an object; list it with a trailing '/'"
+            raise NotFoundError(msg, uri=str(uri), operation="get")
+        return info
 
     def head(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.base.Store.head`."""

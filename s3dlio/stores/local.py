@@ -27,11 +27,13 @@ from s3dlio.errors import (
     StoreError,
     UriError,
 )
-from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Store, Version
+from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
 from s3dlio.uri import Uri
 
 #: Ends the hidden names of files that are still being written; listings leave them out.
 TEMPORARY = ".s3dlio-partial"
+#: Of the final name in a hidden one: four bytes each, and the whole stays within the usual 255.
+_SHOWN_CHARS = 50
 #: One pread moves at most this much, so that a cancelled read of a huge file ends soon.
 _STEP_BYTES = 64 * 1024 * 1024
 
@@ -59,7 +61,8 @@ def mapped(uri: Uri, operation: str) -> Iterator[None]:
 class LocalStore(Store):
     """The local file system, through the page cache."""
 
-    open_flags: ClassVar[int] = os.O_RDONLY | os.O_CLOEXEC
+    #: O_NONBLOCK, since opening a pipe would wait for a writer; regular files do not know it.
+    open_flags: ClassVar[int] = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
     # -- reads ------------------------------------------------------------------------------------
 
@@ -85,9 +88,13 @@ class LocalStore(Store):
     def _open(self, uri: Uri) -> Iterator[int]:
         descriptor = os.open(uri.key, self.open_flags)
         try:
-            if stat_module.S_ISDIR(os.fstat(descriptor).st_mode):
+            mode = os.fstat(descriptor).st_mode
+            if stat_module.S_ISDIR(mode):
                 msg = "is a directory, not an object; list it with a trailing '/'"
                 raise NotFoundError(msg, uri=str(uri), operation="get")
+            if not stat_module.S_ISREG(mode):
+                msg = "is not a regular file"
+                raise StoreError(msg, uri=str(uri), operation="get")
             yield descriptor
         finally:
             os.close(descriptor)
@@ -119,7 +126,7 @@ class LocalStore(Store):
             msg = "a file name cannot end in '/'"
             raise UriError(msg, uri=str(uri), operation="put")
         folder, name = os.path.split(uri.key)
-        temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}{TEMPORARY}")
+        temporary = os.path.join(folder, f".{name[:_SHOWN_CHARS]}.{secrets.token_hex(8)}{TEMPORARY}")
         with mapped(uri, "put"):
             os.makedirs(folder, exist_ok=True)
             try:
@@ -208,12 +215,26 @@ class LocalStore(Store):
         """See :meth:`s3dlio.stores.base.Store.is_directory`."""
         return os.path.isdir(uri.key)
 
+    def removable(self, prefix: Uri, token: CancellationToken) -> Iterator[Entry]:
+        """See :meth:`s3dlio.stores.base.Store.removable`: links themselves, never what they lead to."""
+        with mapped(prefix, "delete"):
+            for folder, folders, files in os.walk(prefix.key, onerror=_unless_missing):
+                token.check()
+                links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+                for name in (*files, *links):
+                    yield Entry(os.path.join(folder, name), 0)
+
     def prune(self, prefix: Uri, token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.prune`."""
         for folder, _folders, _files in os.walk(prefix.key, topdown=False):
             token.check()
             with contextlib.suppress(OSError):  # not empty: something new has come, it stays
                 os.rmdir(folder)
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def _entry(item: os.DirEntry[str], path: str) -> Entry:
@@ -232,7 +253,7 @@ def _tag(status: os.stat_result) -> str:
 
 def _version(descriptor: int) -> Version:
     status = os.fstat(descriptor)
-    return Version(status.st_size, _tag(status))
+    return Version(status.st_size, quoted(_tag(status)))
 
 
 def _publish(temporary: str, final: str, *, overwrite: bool) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import AlreadyExistsError, NotFoundError, ObjectChangedError, RangeError, StoreError
-from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Store, Version
+from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
 from s3dlio.uri import Uri
 
 
@@ -52,13 +52,13 @@ class MemoryStore(Store):
             raise RangeError(msg, uri=str(uri), operation="get")
         target = place(size)
         target[:] = found.data[start : start + len(target)]
-        return Version(size, found.info.etag)
+        return Version(size, quoted(found.info.etag))
 
     def read_into(self, uri: Uri, start: int, target: memoryview, version: Version, token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.read_into`."""
         token.check()
         found = self._find(uri, "get")
-        known = version.size >= 0 and version != Version(len(found.data), found.info.etag)
+        known = version.size >= 0 and version != Version(len(found.data), quoted(found.info.etag))
         if known or start + len(target) > len(found.data):
             msg = "the object changed while it was being read"
             raise ObjectChangedError(msg, uri=str(uri), operation="get")

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 from s3dlio.cancel import CancellationToken
-from s3dlio.errors import NotFoundError, OptionError, RangeError
+from s3dlio.errors import NotFoundError, OptionError, RangeError, StoreError
 from s3dlio.options import StoreOptions
 from s3dlio.retry import RetryPolicy
-from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Reader, Store, Version
+from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Reader, Store, Version, bare, quoted
 from s3dlio.stores.xml import Page, parse_time
 from s3dlio.uri import Uri
 from s3dlio.wire.client import Client, origin_of
@@ -106,7 +106,7 @@ class RestStore(Store):
             msg = f"offset {start} lies behind the end of the object ({info.size} bytes)"
             raise RangeError(msg, uri=str(uri), operation="get")
         place(info.size)
-        return Version(info.size, info.etag)
+        return Version(info.size, quoted(info.etag))
 
     def read_into(self, uri: Uri, start: int, target: memoryview, version: Version, token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.read_into`."""
@@ -119,7 +119,11 @@ class RestStore(Store):
     def head(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.base.Store.head`."""
         transport, call = self._call("stat", uri)
-        return self._info(transport.ask(call, "HEAD", _NO_HEADERS, token).head)
+        head = transport.ask(call, "HEAD", _NO_HEADERS, token).head
+        if head.length is None:
+            msg = "the server does not tell the object's size"
+            raise StoreError(msg, uri=str(uri), operation="stat")
+        return self._info(head)
 
     def _info(self, head: Head) -> ObjectInfo:
         fields = head.fields()
@@ -127,7 +131,7 @@ class RestStore(Store):
         return ObjectInfo(
             size=head.length or 0,
             last_modified=parse_time(fields.get("last-modified", "")),
-            etag=head.etag.strip('"'),
+            etag=bare(head.etag),
             content_type=fields.get("content-type", ""),
             metadata={name[len(prefix) :]: text for name, text in fields.items() if name.startswith(prefix)},
             version_id=fields.get(self.version_field, ""),
@@ -147,7 +151,7 @@ class RestStore(Store):
         headers["content-length"] = str(data.nbytes)
         check_headers(headers)
         answer = transport.ask(call, "PUT", headers, token, body=data)
-        return ObjectInfo(data.nbytes, etag=answer.head.etag.strip('"'), content_type=options.content_type)
+        return ObjectInfo(data.nbytes, etag=bare(answer.head.etag), content_type=options.content_type)
 
     def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.delete`. One request per object, several at once."""
@@ -163,15 +167,16 @@ class RestStore(Store):
         try:
             transport.ask(call, "DELETE", _NO_HEADERS, token)
         except NotFoundError:
-            self.check_container(uri, token)
+            # A missing object is fine to delete, a missing bucket is not.
+            if not self._has_container(uri, token):
+                raise
 
-    def check_container(self, uri: Uri, token: CancellationToken) -> None:
-        """Raise unless the container exists: a missing object is fine to delete, a missing bucket not.
-
-        Raises:
-            NotFoundError: The container does not exist.
-        """
-        self._page(uri.with_key("\x7f"), token, "", recursive=False)
+    def _has_container(self, uri: Uri, token: CancellationToken) -> bool:
+        try:
+            self._page(uri.with_key("\x7f"), token, "", recursive=False)
+        except NotFoundError:
+            return False
+        return True
 
     def entries(self, prefix: Uri, token: CancellationToken, *, recursive: bool = True) -> Iterator[Entry]:
         """See :meth:`s3dlio.stores.base.Store.entries`."""
@@ -179,8 +184,11 @@ class RestStore(Store):
         while True:
             page = self._page(prefix, token, cursor, recursive=recursive)
             yield from page.entries
-            if page.cursor == cursor or not page.cursor:
+            if not page.cursor:
                 return
+            if page.cursor == cursor:
+                msg = "the listing does not go on: the server names the same page again"
+                raise StoreError(msg, uri=str(prefix), operation="list")
             cursor = page.cursor
 
 

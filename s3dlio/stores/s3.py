@@ -120,7 +120,7 @@ class S3Store(RestStore):
         target = Target(wanted.method, site.host, path, wanted.query)
         line = f"{target.method} {path}{'?' if target.query else ''}{target.query} HTTP/1.1\r\n{_AGENT}"
         # x-amz-... fields must be signed; ranges and conditions need not be.
-        extra = {name: " ".join(value.split()) for name, value in headers.items() if name.startswith("x-")}
+        extra = {name: value for name, value in headers.items() if name.startswith("x-")}
         rest = "".join([f"{name}: {value}\r\n" for name, value in headers.items() if name not in extra])
         return f"{line}{rest}{self._authorize(site, target, extra)}\r\n".encode("latin-1")
 

@@ -73,7 +73,7 @@ def signed_headers(
         region: AWS region.
         target: The request.
         extra: Further headers to sign (``x-amz-...``), names in lower case; their lines are part of
-            the result.
+            the result, with the values as they are (signed are values without needless blanks).
         now: Seconds since the epoch.
         payload: SHA-256 of the body in hexadecimal, or ``UNSIGNED-PAYLOAD``.
     """
@@ -85,6 +85,9 @@ def signed_headers(
     if extra:
         headers.update(extra)
         headers = dict(sorted(headers.items()))
+    sent = "".join([f"{name}:{value}\r\n" for name, value in headers.items()])
+    if extra:
+        headers = {name: " ".join(value.split()) for name, value in headers.items()}
     lines = "".join([f"{name}:{value}\n" for name, value in headers.items()])
     signed = ";".join(headers)
     request = f"{target.method}\n{target.path}\n{target.query}\n{lines}\n{signed}\n{payload}"
@@ -92,7 +95,6 @@ def signed_headers(
     digest = hashlib.sha256(request.encode()).hexdigest()
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
     signature = hmac.digest(_signing_key(pair.secret_key, day, region), text.encode(), "sha256").hex()
-    sent = lines.replace("\n", "\r\n")
     return (
         f"{sent}authorization: AWS4-HMAC-SHA256 Credential={pair.access_key}/{scope}, "
         f"SignedHeaders={signed}, Signature={signature}\r\n"

@@ -38,6 +38,10 @@ class _Idle:
         while self.connections:
             self.connections.pop().close()
 
+    def __del__(self) -> None:
+        """Close what is left when the client is let go."""
+        self.close()
+
 
 class Client:
     """Sends requests to one origin and gives out connections on which the answer has begun.

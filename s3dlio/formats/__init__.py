@@ -1,0 +1,1 @@
+"""File formats: bytes in, samples or arrays out. Floor 4; nobody here knows stores or frameworks."""
