@@ -93,13 +93,17 @@ class BufferPool:
         self.budget_bytes = budget_bytes
         self._shelves: dict[int, _Shelf] = {}
         self._all: tuple[_Shelf, ...] = ()
+        self._last: tuple[int, _Shelf] = (-1, _Shelf(self, 0))  # samples tend to be of one size
 
     def take(self, length: int) -> Lease:
         """Return ``length`` writable bytes, not cleared, as a one-dimensional uint8 array."""
         if length < POOLED_FROM_BYTES:
             return Lease((length,), _U1)
-        size = _block_size(length)
-        shelf = self._shelves.get(size) or self._add_shelf(size)
+        known, shelf = self._last
+        if known != length:
+            size = _block_size(length)
+            shelf = self._shelves.get(size) or self._add_shelf(size)
+            self._last = (length, shelf)
         try:
             block = shelf.free.pop()
         except IndexError:
@@ -189,6 +193,8 @@ class BytesView(np.ndarray[Any, Any]):
         (b'pa', 115, True)
     """
 
+    # Without a __dict__ the garbage collector leaves views alone, and batches have thousands of them.
+    __slots__ = ()
     # Arithmetic on bytes is almost surely a mistake; np.asarray(view) is the way to mean it.
     __array_ufunc__ = None  # type: ignore[assignment]
 
@@ -255,9 +261,9 @@ class BytesView(np.ndarray[Any, Any]):
 
     def __contains__(self, item: object) -> bool:
         """Tell whether a byte (``int``) or a run of bytes occurs."""
-        return item in self.to_bytes()  # type: ignore[operator]
+        return self.to_bytes().__contains__(item)  # type: ignore[operator]
 
-    def __eq__(self, other: object) -> bool:  # type: ignore[override]
+    def __eq__(self, other: object) -> bool:
         """Compare contents with any bytes-like object."""
         try:
             theirs = flat_bytes(other)  # type: ignore[arg-type]
@@ -265,7 +271,7 @@ class BytesView(np.ndarray[Any, Any]):
             return NotImplemented
         return bytes_of(self) == theirs
 
-    def __ne__(self, other: object) -> bool:  # type: ignore[override]
+    def __ne__(self, other: object) -> bool:
         """Compare contents with any bytes-like object."""
         equal = self.__eq__(other)
         return equal if equal is NotImplemented else not equal

@@ -211,7 +211,7 @@ class ObjectDataset:
 
     def finish(self, uri: Uri, view: BytesView) -> Any:
         """Turn an object's bytes into the sample that the user sees."""
-        sample = self.convert(self._codec.decode(uri.key, view))
+        sample = self.convert(self._codec.decode(uri, view))
         if self.transform is None:
             return sample
         try:

@@ -100,9 +100,8 @@ class _Job:
 
     def begin(self, store: Store, read_first: Reader, token: CancellationToken) -> Sequence[Span]:
         """Read the first part; return the spans (within the memory) of what is left."""
-        options = store.options
         start, stop = self.read.start, self.read.stop
-        limit = max(options.chunk_size, options.min_split_size) if options.split else 1 << 62
+        limit = store.first_bytes
         if stop is not None:
             limit = min(limit, stop - start)
         self.limit = limit
@@ -113,11 +112,11 @@ class _Job:
         if known is not None and known.size - start > limit:
             self.version = known
             self.place(known.size)
-            return list(split(0, len(self.memory), options.chunk_size))
+            return list(split(0, len(self.memory), store.options.chunk_size))
         self.version = read_first(self.read.uri, start, limit, self.place)
         if len(self.memory) <= limit:
             return ()
-        return list(split(limit, len(self.memory), options.chunk_size))
+        return list(split(limit, len(self.memory), store.options.chunk_size))
 
     def _begin_empty(self, store: Store, token: CancellationToken) -> None:
         """Read nothing, of an object that must exist and reach that far all the same."""
@@ -145,11 +144,12 @@ class _Batch(Gang):
     A reader that makes parts is itself still there to read them, so work is never left behind.
     """
 
-    def __init__(self, store: Store, jobs: Iterator[_Job], width: int, parent: CancellationToken) -> None:
+    def __init__(self, store: Store, reads: Sequence[Read], width: int, parent: CancellationToken) -> None:
         super().__init__(width, parent)
         self.store = store
-        self.jobs = jobs
         self.parts: deque[_Part] = deque()
+        self.views: list[BytesView | None] = [None] * len(reads)
+        self._reads = enumerate(list(reads))  # over a list, next() is atomic
 
     def work(self) -> None:
         parts, token = self.parts, self.token
@@ -171,18 +171,17 @@ class _Batch(Gang):
         rest = job.begin(self.store, read_first, self.token)
         if rest:
             job.missing = 1  # itself, so that its parts cannot complete it while they are being added
-            self.add_parts(job, rest)
+            self.hire(self.add_parts(job, rest))
             self._arrived(job)
         else:
             self.deliver(job)
 
-    def add_parts(self, job: _Job, rest: Sequence[Span]) -> None:
-        """Queue the rest of a job and call in readers for it."""
-        if rest:
-            with self.lock:
-                job.missing += len(rest)
-            self.parts.extend(_Part(job, span) for span in rest)
-            self.hire(min(len(rest), self.store.options.max_concurrent_ranges) - 1)
+    def add_parts(self, job: _Job, rest: Sequence[Span]) -> int:
+        """Queue the rest of a job; return how many more readers it can use."""
+        with self.lock:
+            job.missing += len(rest)
+        self.parts.extend(_Part(job, span) for span in rest)
+        return min(len(rest), self.store.options.max_concurrent_ranges) - 1
 
     def _continue(self, part: _Part) -> None:
         job, span = part
@@ -201,10 +200,13 @@ class _Batch(Gang):
 
     def next_job(self) -> _Job | None:
         """Return a job that nobody has begun, or ``None``."""
-        return next(self.jobs, None)
+        item = next(self._reads, None)
+        return _Job(*item) if item else None
 
     def deliver(self, job: _Job) -> None:
         """Deal with a job whose bytes are all there."""
+        if self.views:
+            self.views[job.index] = job.view()
 
 
 class Fetcher:
@@ -240,9 +242,8 @@ class Fetcher:
         rest = job.begin(self.store, self._first_reader(token), token)
         if rest:
             width = self.store.options.max_concurrent_ranges
-            batch = _Batch(self.store, iter(()), width, token)
-            batch.add_parts(job, rest)
-            batch.join()
+            batch = _Batch(self.store, (), width, token)
+            batch.join(batch.add_parts(job, rest))
         return job.view()
 
     def read_all(self, reads: Sequence[Read]) -> list[BytesView]:
@@ -252,11 +253,9 @@ class Fetcher:
         """
         if len(reads) <= 1:
             return [self.read(read) for read in reads]
-        jobs = [_Job(index, read) for index, read in enumerate(reads)]
-        batch = _Batch(self.store, iter(jobs), self.max_in_flight, self._parent())
-        batch.hire(min(len(jobs), self.useful_width(reads[0].uri)) - 1)
-        batch.join()
-        return [job.view() for job in jobs]
+        batch = _Batch(self.store, reads, self.max_in_flight, self._parent())
+        batch.join(min(len(reads), self.useful_width(reads[0].uri)) - 1)
+        return batch.views  # type: ignore[return-value]  # join() has seen to it that all are there
 
     def stream(
         self, reads: Iterable[Read], *, budget_bytes: int = DEFAULT_BUDGET_BYTES, ordered: bool = True
@@ -295,9 +294,9 @@ class _Stream(_Batch):
     """A batch whose jobs come as room comes free, and whose results are taken one by one."""
 
     def __init__(self, fetcher: Fetcher, reads: Iterator[Read], budget_bytes: int) -> None:
-        super().__init__(fetcher.store, iter(()), fetcher.max_in_flight, fetcher._parent())  # noqa: SLF001
+        super().__init__(fetcher.store, (), fetcher.max_in_flight, fetcher._parent())  # noqa: SLF001
         self._fetcher = fetcher
-        self._reads = reads
+        self._source = reads
         self._budget = budget_bytes
         self._most = 2 * fetcher.max_in_flight
         self._arrivals: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -323,7 +322,7 @@ class _Stream(_Batch):
                 self._parked = self._parked or full
                 return None
             try:
-                read = next(self._reads)
+                read = next(self._source)
             except StopIteration:
                 self._exhausted = True
                 return None

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from s3dlio.buffers import BytesView
 from s3dlio.errors import FormatError, OptionError, suggest
 from s3dlio.formats.npz import Npz, read_npy
+from s3dlio.uri import Uri
 
 _EXTENSIONS = {".npz": "npz", ".npy": "npy"}
 _FORMATS = ("auto", "raw", "npz", "npy")
@@ -29,7 +30,7 @@ class Codec(NamedTuple):
     format: str = "auto"
     key: str | None = None
 
-    def decode(self, uri: str, view: BytesView) -> Any:
+    def decode(self, uri: Uri, view: BytesView) -> Any:
         """Return the sample in an object.
 
         Args:
@@ -47,10 +48,10 @@ class Codec(NamedTuple):
         try:
             return decode(view, self)
         except FormatError as error:
-            error.uri, error.operation = error.uri or uri, error.operation or "decode"
+            error.uri, error.operation = error.uri or str(uri), error.operation or "decode"
             raise
 
-    def format_of(self, uri: str) -> str:
+    def format_of(self, uri: Uri) -> str:
         """Return the format of an object.
 
         Raises:
@@ -58,10 +59,10 @@ class Codec(NamedTuple):
         """
         if self.format != "auto":
             return self.format
-        name = uri.lower()
+        name = uri.key.lower()
         if name.endswith(_LATER):
             msg = "records of TFRecord files are not read yet; format='raw' gives whole files"
-            raise OptionError(msg, uri=uri, operation="decode")
+            raise OptionError(msg, uri=str(uri), operation="decode")
         return _EXTENSIONS.get(name[name.rfind(".") :], "raw") if "." in name else "raw"
 
 
