@@ -153,7 +153,7 @@ def get_many(
     if not given:
         return []
     fetcher = _fetcher(_common_store(given, "get_many"), _in_flight(max_in_flight, workers, concurrency))
-    views = fetcher.read_all([Read(parse_object(uri, "get_many")) for uri in given])
+    views = fetcher.read_whole([parse_object(uri, "get_many") for uri in given])
     return list(zip(given, views, strict=True))
 
 

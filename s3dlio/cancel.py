@@ -10,6 +10,7 @@ import time
 from typing import Protocol
 
 from s3dlio.errors import CancelledError
+from s3dlio.perprocess import PerProcess
 
 
 class Abortable(Protocol):
@@ -19,11 +20,29 @@ class Abortable(Protocol):
         """Make the blocked call return or raise soon. Called from another thread, at most a few times."""
 
 
+class _Nap:
+    """A pause that can be ended. A bare lock, so that a signal handler may end the pause it interrupts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def sleep(self, seconds: float) -> None:
+        self._lock.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+
+    def abort(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            return  # awake already
+
+
 class CancellationToken:
     """A switch that stops everything which was handed it.
 
     Thread-safe. Once cancelled it stays cancelled; make a new one for new work. A pickled or copied
-    token is a new, separate one: the switch works within one process.
+    token is a new, separate one: the switch works within one process. After a fork parent and child
+    have a switch each; no lock is in it that the fork could have caught in the locked state.
 
     Example:
         >>> token = CancellationToken()
@@ -33,21 +52,22 @@ class CancellationToken:
     """
 
     def __init__(self, parent: CancellationToken | None = None) -> None:
-        self._event = threading.Event()
+        self._cancelled = False
         self._parent = parent
-        self._blocked: dict[int, Abortable] = {}
+        #: A forked child must not touch what its parent's threads wait for: the sockets are shared.
+        self._blocked: PerProcess[dict[int, Abortable]] = PerProcess(dict)
         if parent is not None:
             parent.watch(self)
 
     @property
     def is_cancelled(self) -> bool:
         """Whether :meth:`cancel` was called, here or on the parent."""
-        return self._event.is_set()
+        return self._cancelled
 
     def cancel(self) -> None:
         """Stop the work: blocked reads end now, and nothing new begins."""
-        self._event.set()
-        for thing in self._blocked.copy().values():  # a copy is atomic; threads come and go
+        self._cancelled = True
+        for thing in self._blocked.get().copy().values():  # a copy is atomic; threads come and go
             thing.abort()
 
     def abort(self) -> None:
@@ -60,20 +80,21 @@ class CancellationToken:
         Raises:
             CancelledError: The token is cancelled already.
         """
-        self._blocked[id(thing)] = thing
+        blocked = self._blocked.get()
+        blocked[id(thing)] = thing
         # Looked at after the entry is made: a cancel() between the two has either seen the entry or
         # is seen here.
-        if self._event.is_set():
-            self._blocked.pop(id(thing), None)
+        if self._cancelled:
+            blocked.pop(id(thing), None)
             self.check()
 
     def release(self, thing: Abortable) -> None:
         """End what :meth:`watch` began."""
-        self._blocked.pop(id(thing), None)
+        self._blocked.get().pop(id(thing), None)
 
     def check(self) -> None:
         """Raise :class:`~s3dlio.errors.CancelledError` if cancelled."""
-        if self._event.is_set():
+        if self._cancelled:
             msg = "the work was cancelled"
             raise CancelledError(msg)
 
@@ -84,7 +105,12 @@ class CancellationToken:
             CancelledError: It was.
         """
         if seconds > 0:
-            self._event.wait(seconds)
+            nap = _Nap()
+            self.watch(nap)
+            try:
+                nap.sleep(seconds)
+            finally:
+                self.release(nap)
         self.check()
 
     def detach(self) -> None:

@@ -15,8 +15,9 @@ import atexit
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import CancelledError
@@ -29,71 +30,81 @@ R = TypeVar("R")
 _IDLE_S = 60.0
 #: At exit, reads are broken off and end at once; a thread stuck elsewhere is not waited for longer.
 _EXIT_WAIT_S = 2.0
+#: Between two looks at readers that have been told to stop.
+_POLL_S = 0.001
+
+
+#: What an idle thread waits at: the next job, or ``None`` to go home.
+_Mailbox = queue.SimpleQueue[Callable[[], None] | None]
 
 
 class Crew:
-    """Threads for short-lived jobs, reused."""
+    """Threads for short-lived jobs, reused. Each job is handed to one thread, idle or new, that has no other."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        #: The last to become idle on top, so that those not needed go home. All its methods are atomic.
+        self._idle: deque[_Mailbox] = deque()
         self._threads: set[threading.Thread] = set()
+        self._dismissed = False
         #: Parent of the token of everything that runs here, so that the exit can stop it.
         self.token = CancellationToken()
 
     def start(self, job: Callable[[], None]) -> None:
-        """Run ``job`` in a thread, now. It must not raise."""
-        self._jobs.put(job)
-        if self._idle.acquire(blocking=False):
-            return
-        thread = threading.Thread(target=self._serve, name="s3dlio-reader", daemon=True)
+        """Run ``job`` in a thread, now. It must not raise.
+
+        Where the system gives no thread (a limit, an interpreter that ends) it runs in this one.
+        """
+        try:
+            mailbox = self._idle.pop()
+        except IndexError:
+            mailbox = queue.SimpleQueue()
+            if not self._hire(mailbox):
+                job()
+                return
+        mailbox.put(job)
+
+    def _hire(self, mailbox: _Mailbox) -> bool:
+        thread = threading.Thread(target=self._serve, args=(mailbox,), name="s3dlio-reader", daemon=True)
         self._threads.add(thread)
         try:
             thread.start()
-        except RuntimeError:  # the system gives no more threads: those there are will come to it
+        except RuntimeError:
             self._threads.discard(thread)
-            if not self._threads:
-                self._jobs.get_nowait()()
+            return False
+        return True
 
-    def _serve(self) -> None:
+    def _serve(self, mailbox: _Mailbox) -> None:
         try:
-            while True:
-                try:
-                    job = self._jobs.get_nowait()
-                except queue.Empty:
-                    job = self._wait()
+            job = mailbox.get()
+            while job is not None:
                 job()
-                del job  # it holds the gang, and so the caller's buffers
-        except queue.Empty:
-            return
+                job = None  # it holds the gang, and so the caller's buffers
+                job = self._next(mailbox)
         finally:
             self._threads.discard(threading.current_thread())
 
-    def _wait(self) -> Callable[[], None]:
-        """Wait for a job; raise ``queue.Empty`` when it is time to go home."""
-        self._idle.release()
-        while True:
-            try:
-                return self._jobs.get(timeout=_IDLE_S)
-            except queue.Empty:
-                if self._idle.acquire(blocking=False):
-                    raise
-                # Somebody has counted on this thread between the two: a job is on its way.
+    def _next(self, mailbox: _Mailbox) -> Callable[[], None] | None:
+        """Wait for a job; return ``None`` when it is time to go home."""
+        self._idle.append(mailbox)
+        try:
+            return mailbox.get(timeout=0.0 if self._dismissed else _IDLE_S)
+        except queue.Empty:
+            pass
+        try:
+            self._idle.remove(mailbox)
+        except ValueError:  # somebody has counted on this thread between the two: a job is on its way
+            return mailbox.get()
+        return None
 
     def dismiss(self) -> None:
         """Stop all work and wait a moment for the threads to notice."""
+        self._dismissed = True
         self.token.cancel()
-        threads = self._threads.copy()
-        for _ in threads:
-            self._jobs.put(_go_home)
         deadline = time.monotonic() + _EXIT_WAIT_S
-        for thread in threads:
+        while self._idle:
+            self._idle.pop().put(None)
+        for thread in self._threads.copy():
             thread.join(max(0.0, deadline - time.monotonic()))
-
-
-def _go_home() -> None:
-    """End the thread that takes this for a job."""
-    raise queue.Empty
 
 
 #: This process's crew.
@@ -102,15 +113,27 @@ CREW: PerProcess[Crew] = PerProcess(Crew)
 
 @atexit.register
 def _at_exit() -> None:
-    crew = CREW.peek()
+    crew = CREW.take()  # what later exit handlers read or write, a new crew does
     if crew is not None:
+        threading.excepthook = _without_cancelled(threading.excepthook)
         crew.dismiss()
+
+
+def _without_cancelled(hook: Callable[[threading.ExceptHookArgs], Any]) -> Callable[[threading.ExceptHookArgs], Any]:
+    """Return a hook that is silent about the users' daemon threads whose reads the exit has stopped."""
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, CancelledError):
+            hook(args)
+
+    return report
 
 
 class Gang(abc.ABC):
     """Threads of the crew at work on one thing, until there is no more of it.
 
-    Each member runs :meth:`work` once, and leaves. The first failure stops the others. The work is done when the last member has left.
+    Each member runs :meth:`work` once, and leaves. The first failure stops the others. The work is
+    done when the last member has left.
 
     Args:
         width: Most members at once.
@@ -123,11 +146,15 @@ class Gang(abc.ABC):
         self.error: BaseException | None = None
         self.members = 0
         self.lock = threading.Lock()
+        self._at_work: dict[object, int] = {}
         self._done = threading.Event()
 
     @abc.abstractmethod
     def work(self) -> None:
-        """Do what one member does: piece after piece, until there is no more or the token is cancelled."""
+        """Do what one member does: piece after piece, until there is no more or the token is cancelled.
+
+        It looks at the token before the first piece, too.
+        """
 
     def finished(self) -> None:
         """Called when the last member has left."""
@@ -143,33 +170,48 @@ class Gang(abc.ABC):
         for _ in range(count):
             crew.start(self._serve)
 
-    def join(self) -> None:
-        """Work in the calling thread too until all is done; raise the first failure.
+    def join(self, helpers: int = 0) -> None:
+        """Work in the calling thread, with ``helpers`` hired, until all is done; raise the first failure.
 
         An exception in this thread (Ctrl-C) stops the members before it goes on: none of them writes
         to the caller's memory any more when this returns.
         """
-        with self.lock:
-            self.members += 1
-        self._serve()
         try:
+            with self.lock:
+                self.members += 1
+            self.hire(helpers)
+            self._serve()
             self._done.wait()
         except BaseException:
             self.token.cancel()
-            self._done.wait()
+            self._await_others()
             raise
         finally:
             self.token.detach()
         if self.error is not None:
-            raise self.error
+            error, self.error = self.error, None
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame, and this frame the buffers
         self.token.check()  # stopped from outside: what is there is not all
 
+    def _await_others(self) -> None:
+        """Wait until no other thread is at work, where the count of members cannot be trusted any more."""
+        me = threading.get_ident()
+        while any(thread != me for thread in self._at_work.copy().values()):
+            time.sleep(_POLL_S)
+
     def _serve(self) -> None:
+        mark = object()  # not the thread: without threads to have, a member works within another's work
+        # The entry before the look at the token (in work()), which _await_others() relies on.
+        self._at_work[mark] = threading.get_ident()
         try:
             self.work()
         except BaseException as error:  # noqa: BLE001 - a thread's boundary: join() raises it again
             self.fail(error)
         finally:
+            del self._at_work[mark]
             self._leave()
 
     def _leave(self) -> None:
@@ -210,6 +252,5 @@ def map_all(work: Callable[[T], R], items: Iterable[T], width: int, parent: Canc
         BaseException: The first failure, as it was raised; what had not begun is not begun.
     """
     gang = _Mapping(work, list(items), max(1, width), parent)
-    gang.hire(min(len(gang.results), gang.width) - 1)
-    gang.join()
+    gang.join(min(len(gang.results), gang.width) - 1)
     return gang.results  # type: ignore[return-value]

@@ -188,9 +188,14 @@ class ObjectDataset:
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
         """Read a batch at once, in the given order. Data loaders call this with a sampler's batch."""
-        reads = [self.index.read(self._position(int(number))) for number in numbers]
-        views = self._fetcher(DEFAULT_READ_AHEAD).read_all(reads)
-        return [self.finish(read.uri, view) for read, view in zip(reads, views, strict=True)]
+        return [self.finish(uri, view) for uri, view in self.read_batch([self._position(int(n)) for n in numbers])]
+
+    def read_batch(
+        self, positions: Sequence[int], max_in_flight: int = DEFAULT_READ_AHEAD
+    ) -> list[tuple[Uri, BytesView]]:
+        """Read the objects at some positions at once; return their addresses and bytes, in the given order."""
+        uris = [self.index.uri(position) for position in positions]
+        return list(zip(uris, self._fetcher(max_in_flight).read_whole(uris), strict=True))
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over all samples in order, reading ahead."""
@@ -264,7 +269,7 @@ class Foresight:
         with self._lock:
             self._begin(order)
 
-    def take(self, numbers: Sequence[int]) -> list[tuple[Read, BytesView]] | None:
+    def take(self, numbers: Sequence[int]) -> list[tuple[Uri, BytesView]] | None:
         """Return the batch if it is the expected one; else note what it says about the pattern."""
         with self._lock:
             if self._coming is not None:
@@ -276,9 +281,9 @@ class Foresight:
             self._observe(numbers)
             return None
 
-    def _next(self, coming: Iterator[tuple[Read, BytesView]], count: int) -> list[tuple[Read, BytesView]]:
+    def _next(self, coming: Iterator[tuple[Read, BytesView]], count: int) -> list[tuple[Uri, BytesView]]:
         try:
-            batch = list(itertools.islice(coming, count))
+            batch = [(read.uri, view) for read, view in itertools.islice(coming, count)]
         except BaseException:
             self._begin(())
             raise

@@ -45,8 +45,9 @@ def compile_pattern(pattern: Pattern) -> Callable[[str], bool]:
 
     Args:
         pattern: ``None`` (all), a compiled regex (searched), ``"glob:..."``, ``"regex:..."``, or a
-            text that is a regex if it has the signs of one and a glob if not. In a glob ``*`` crosses
-            ``/``, so that ``*.npz`` finds those in sub-directories too.
+            text that is a regex if it has the signs of one and a glob if not; such a text matches
+            itself as well. A glob without ``/`` is tried on the last segment, so that ``*.npz`` finds
+            those in sub-directories too; in one with ``/``, ``*`` crosses ``/``.
 
     Raises:
         OptionError: The regex cannot be compiled.
@@ -55,36 +56,48 @@ def compile_pattern(pattern: Pattern) -> Callable[[str], bool]:
         return lambda _name: True
     if isinstance(pattern, re.Pattern):
         return lambda name: pattern.search(name) is not None
-    kind, marked, text = pattern.partition(":")
-    if not marked or kind not in ("glob", "regex"):
-        kind, text = "regex" if _REGEX_SIGNS.search(pattern) else "glob", pattern
+    kind, _, text = pattern.partition(":")
     if kind == "glob":
-        text = fnmatch.translate(text)
+        return _glob(text)
+    if kind == "regex":
+        return _regex(text)
+    test = _regex(pattern) if _REGEX_SIGNS.search(pattern) else _glob(pattern)
+    return lambda name: name == pattern or test(name)
+
+
+def _glob(text: str) -> Callable[[str], bool]:
+    match = re.compile(fnmatch.translate(text)).match
+    if "/" in text:
+        return lambda name: match(name) is not None
+    return lambda name: match(name.removesuffix("/").rpartition("/")[2]) is not None
+
+
+def _regex(text: str) -> Callable[[str], bool]:
     try:
-        compiled = re.compile(text)
+        search = re.compile(text).search
     except re.error as error:
-        msg = f"the pattern {pattern!r} is not a regular expression: {error}"
+        msg = f"the pattern {text!r} is not a regular expression: {error}"
         raise OptionError(msg) from error
-    test = compiled.match if kind == "glob" else compiled.search
-    return lambda name: test(name) is not None
+    return lambda name: search(name) is not None
 
 
 def scan(
     store: Store, prefix: Uri, pattern: Pattern, token: CancellationToken, *, recursive: bool = True
 ) -> Iterator[Entry]:
     """Yield what matches, in the backend's order; names are taken relative to the prefix's directory."""
+    return _matching(store.entries(prefix, token, recursive=recursive), prefix.key, pattern)
+
+
+def _matching(entries: Iterator[Entry], prefix: str, pattern: Pattern) -> Iterator[Entry]:
     matches = compile_pattern(pattern)
-    lead = len(base_of(store, prefix).key)
-    for entry in store.entries(prefix, token, recursive=recursive):
-        if matches(entry.key[lead:]):
-            yield entry
+    return (entry for entry in entries if matches(_name(entry.key, prefix)))
 
 
-def base_of(store: Store, prefix: Uri) -> Uri:
-    """Return the directory that names in a listing are relative to."""
-    if not prefix.key.endswith("/") and store.is_directory(prefix):
-        return prefix.with_key(prefix.key + "/")
-    return prefix.with_key(prefix.key[: prefix.key.rfind("/") + 1])
+def _name(key: str, prefix: str) -> str:
+    """Return a key relative to the directory that the prefix names, or to the one that it ends inside of."""
+    if len(key) > len(prefix) + 1 and key.startswith(prefix) and key[len(prefix)] == "/":
+        return key[len(prefix) + 1 :]
+    return key[prefix.rfind("/") + 1 :]
 
 
 def find(
@@ -108,9 +121,9 @@ def find(
 
 
 def pages(store: Store, prefix: Uri, pattern: Pattern, token: CancellationToken) -> Iterator[list[Entry]]:
-    """Yield what matches in groups of up to a thousand, directory markers included."""
+    """Yield what a recursive delete takes away, as far as it matches, in groups of up to a thousand."""
     page: list[Entry] = []
-    for entry in scan(store, prefix, pattern, token):
+    for entry in _matching(store.removable(prefix, token), prefix.key, pattern):
         page.append(entry)
         if len(page) == _PAGE:
             yield page

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from s3dlio.buffers import MIB
 from s3dlio.errors import OptionError, suggest
+from s3dlio.texts import read_base64, read_count, read_emulator, read_flag, read_url, url_fault
 
 _T = TypeVar("_T")
 
@@ -128,10 +129,8 @@ class StoreOptions:
             hint = suggest(str(value), choices)
             require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}{hint}")
         url = self.endpoint_url
-        require(
-            url is None or url.startswith(("http://", "https://")),
-            f"endpoint_url must start with http:// or https://, not {url!r}",
-        )
+        fault = url is not None and url_fault(url)
+        require(not fault, f"endpoint_url {fault}, not {url!r}")
         pair = (self.access_key_id is None, self.secret_access_key is None)
         require(pair[0] == pair[1], "access_key_id and secret_access_key belong together; give both")
 
@@ -179,35 +178,6 @@ class Variable(NamedTuple):
     meaning: str
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        msg = "must be at least 1"
-        raise ValueError(msg)
-    return value
-
-
-def _flag(text: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False}
-    words["off"] = False
-    try:
-        return words[text.strip().lower()]
-    except KeyError:
-        msg = "must be true or false"
-        raise ValueError(msg) from None
-
-
-def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        msg = "must start with http:// or https://"
-        raise ValueError(msg)
-    return text.rstrip("/")
-
-
-def _emulator(text: str) -> str:
-    return _url(text if "://" in text else f"http://{text}")
-
-
 def _style(text: str) -> str:
     if text not in _CHOICES["azure_uri_style"]:
         msg = f"must be one of {', '.join(_CHOICES['azure_uri_style'])}{suggest(text, _CHOICES['azure_uri_style'])}"
@@ -221,29 +191,36 @@ def _style(text: str) -> str:
 ENVIRONMENT: tuple[Variable, ...] = (
     Variable("AWS_DEFAULT_REGION", "s3.region", str, "S3 region"),
     Variable("AWS_REGION", "s3.region", str, "S3 region"),
-    Variable("AWS_ENDPOINT_URL", "s3.endpoint_url", _url, "S3-compatible server"),
-    Variable("AWS_ENDPOINT_URL_S3", "s3.endpoint_url", _url, "S3-compatible server; wins over AWS_ENDPOINT_URL"),
+    Variable("AWS_ENDPOINT_URL", "s3.endpoint_url", read_url, "S3-compatible server"),
+    Variable("AWS_ENDPOINT_URL_S3", "s3.endpoint_url", read_url, "S3-compatible server; wins over AWS_ENDPOINT_URL"),
     Variable("AWS_CA_BUNDLE", "s3.ca_bundle", str, "file of certificate authorities for S3"),
-    Variable("AWS_SKIP_SIGNATURE", "s3.anonymous", _flag, "send unsigned S3 requests (public buckets)"),
+    Variable("AWS_SKIP_SIGNATURE", "s3.anonymous", read_flag, "send unsigned S3 requests (public buckets)"),
     Variable("AZURE_STORAGE_ACCOUNT", "az.account", str, "Azure storage account"),
     Variable("AZURE_STORAGE_ACCOUNT_NAME", "az.account", str, "same, the name that other tools use"),
-    Variable("AZURE_STORAGE_KEY", "az.account_key", str, "Azure shared key"),
-    Variable("AZURE_STORAGE_ACCOUNT_KEY", "az.account_key", str, "same, the name that other tools use"),
+    Variable("AZURE_STORAGE_KEY", "az.account_key", read_base64, "Azure shared key"),
+    Variable("AZURE_STORAGE_ACCOUNT_KEY", "az.account_key", read_base64, "same, the name that other tools use"),
     Variable("AZURE_STORAGE_SAS_TOKEN", "az.sas_token", str, "Azure shared access signature"),
-    Variable("AZURE_STORAGE_ENDPOINT", "az.endpoint_url", _url, "Azure blob endpoint, account included (emulators)"),
-    Variable("AZURE_STORAGE_BLOB_ENDPOINT", "az.endpoint_url", _url, "same, the name that other tools use"),
+    Variable(
+        "AZURE_STORAGE_ENDPOINT", "az.endpoint_url", read_url, "Azure blob endpoint, account included (emulators)"
+    ),
+    Variable("AZURE_STORAGE_BLOB_ENDPOINT", "az.endpoint_url", read_url, "same, the name that other tools use"),
     Variable("S3DLIO_AZURE_URI_STYLE", "az.azure_uri_style", _style, "how to read az://: auto, account or container"),
-    Variable("STORAGE_EMULATOR_HOST", "gs.endpoint_url", _emulator, "Google Cloud Storage emulator, no credentials"),
+    Variable(
+        "STORAGE_EMULATOR_HOST", "gs.endpoint_url", read_emulator, "Google Cloud Storage emulator, no credentials"
+    ),
     Variable("GOOGLE_CLOUD_PROJECT", "gs.project", str, "project for creating and listing buckets"),
-    Variable("S3DLIO_MAX_HTTP_CONNECTIONS", "max_connections", _count, "idle connections kept per host"),
-    Variable("S3DLIO_RANGE_CONCURRENCY", "max_concurrent_ranges", _count, "ranges of one object in flight"),
+    Variable("S3DLIO_MAX_HTTP_CONNECTIONS", "max_connections", read_count, "idle connections kept per host"),
+    Variable("S3DLIO_RANGE_CONCURRENCY", "max_concurrent_ranges", read_count, "ranges of one object in flight"),
 )
 
 #: Accepted for the sake of scripts written for the original, checked, and without effect yet or at all.
 ACCEPTED: tuple[Variable, ...] = (
-    Variable("S3DLIO_RT_THREADS", "", _count, "accepted; reader threads follow max_in_flight"),
-    Variable("S3DLIO_USE_OPTIMIZED_HTTP", "", _flag, "accepted; there is one connection pool and it is always on"),
+    Variable("S3DLIO_RT_THREADS", "", read_count, "accepted; reader threads follow max_in_flight"),
+    Variable("S3DLIO_USE_OPTIMIZED_HTTP", "", read_flag, "accepted; there is one connection pool and it is always on"),
 )
+
+#: Options whose values no message shows.
+_SECRETS = frozenset(field.name for field in dataclasses.fields(StoreOptions) if not field.repr)
 
 
 def read_environment(environ: Mapping[str, str], scheme: str | None = None) -> dict[str, Any]:
@@ -265,8 +242,8 @@ def read_environment(environ: Mapping[str, str], scheme: str | None = None) -> d
         try:
             value = variable.parse(text)
         except ValueError as error:
-            reason = str(error) if not str(error).startswith("invalid literal") else "must be a whole number"
-            msg = f"environment variable {variable.name}={text!r}: {reason}"
+            shown = "" if option in _SECRETS else f"={text!r}"
+            msg = f"environment variable {variable.name}{shown}: {error}"
             raise OptionError(msg) from None
         if option:
             values[option] = value

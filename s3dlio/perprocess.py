@@ -11,6 +11,18 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+#: Forks that led to this process. Its id alone could be that of an ancestor that ended long ago.
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603 - one number for the process is what this is about
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
 
 class PerProcess(Generic[T]):
     """Holds one value per process, made on first use in each.
@@ -28,23 +40,27 @@ class PerProcess(Generic[T]):
     def __init__(self, make: Callable[[], T], abandon: Callable[[T], object] | None = None) -> None:
         self._make = make
         self._abandon = abandon
-        self._values: dict[int, T] = {}
+        self._values: dict[tuple[int, int], T] = {}
 
     def get(self) -> T:
         """Return this process's value."""
-        pid = os.getpid()
-        value = self._values.get(pid)
+        process = os.getpid(), _forks
+        value = self._values.get(process)
         if value is None:
-            value = self._values.setdefault(pid, self._make())
-            self._forget_others(pid)
+            value = self._values.setdefault(process, self._make())
+            self._forget_others(process)
         return value
 
     def peek(self) -> T | None:
         """Return this process's value if there is one, without making it."""
-        return self._values.get(os.getpid())
+        return self._values.get((os.getpid(), _forks))
 
-    def _forget_others(self, pid: int) -> None:
-        for other in [known for known in self._values if known != pid]:
+    def take(self) -> T | None:
+        """Return this process's value, if there is one, and forget it: the next use makes another."""
+        return self._values.pop((os.getpid(), _forks), None)
+
+    def _forget_others(self, process: tuple[int, int]) -> None:
+        for other in [known for known in self._values if known != process]:
             inherited = self._values.pop(other, None)
             if inherited is not None and self._abandon is not None:
                 self._abandon(inherited)

@@ -70,6 +70,8 @@ def parse(text: str) -> Uri:
         msg = "a URI cannot contain a NUL character"
         raise UriError(msg, uri=text)
     scheme = scheme.lower()
+    if not rest.isascii():
+        _require_bytes(text, rest, scheme)
     if scheme in CONTAINER_SCHEMES:
         container, _, key = rest.partition("/")
         if not container:
@@ -80,6 +82,15 @@ def parse(text: str) -> Uri:
         msg = f"{scheme}:// takes an absolute path with three slashes: '{scheme}:///{rest}'"
         raise UriError(msg, uri=text)
     return Uri(scheme, "", rest)
+
+
+def _require_bytes(text: str, rest: str, scheme: str) -> None:
+    """Refuse what has no form in bytes; names on disks that are not UTF-8 have one (PEP 383)."""
+    try:
+        rest.encode(errors="strict" if scheme in CONTAINER_SCHEMES else "surrogateescape")
+    except UnicodeEncodeError as error:
+        msg = "the URI holds half a character (a lone surrogate), which has no form in UTF-8"
+        raise UriError(msg, uri=ascii(text)) from error
 
 
 def parse_object(text: str, operation: str) -> Uri:

@@ -176,7 +176,9 @@ def test_foresight_gives_up_on_the_unexpected_and_is_never_wrong(space: str) -> 
     assert foresight.take([15, 16]) is None
 
 
-@pytest.mark.parametrize(("first", "stop", "length", "stride"), [(0, 10, 3, 3), (4, 25, 3, 9), (9, 9, 2, 4), (7, 8, 5, 5)])
+@pytest.mark.parametrize(
+    ("first", "stop", "length", "stride"), [(0, 10, 3, 3), (4, 25, 3, 9), (9, 9, 2, 4), (7, 8, 5, 5)]
+)
 def test_strided_numbers_are_those_of_a_plain_loop(first: int, stop: int, length: int, stride: int) -> None:
     plain = [n for start in range(first, stop, stride) for n in range(start, min(start + length, stop))]
     strided = _Strided(first, stop, (length, stride))

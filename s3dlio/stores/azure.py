@@ -21,7 +21,7 @@ from s3dlio.cancel import CancellationToken
 from s3dlio.errors import NotFoundError, OptionError, StoreError, UriError
 from s3dlio.options import StoreOptions
 from s3dlio.stores import xml
-from s3dlio.stores.base import Entry, ObjectInfo, PutOptions
+from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, PutOptions
 from s3dlio.stores.credentials import AzureIdentity, BearerIdentity, FixedToken
 from s3dlio.stores.rest import NO_QUERY, RestStore, make_transport
 from s3dlio.stores.sigv4 import quote_key, quote_query
@@ -164,18 +164,13 @@ class AzureStore(RestStore):
         transport, call = self._container("list", prefix, query)
         return xml.parse_azure_page(transport.ask(call, "GET", {}, token).body)
 
-    def is_directory(self, uri: Uri) -> bool:
-        """See :meth:`s3dlio.stores.base.Store.is_directory`: a container behind its account is one."""
-        blob = self._locate(uri)
-        return bool(blob.lead) and not blob.name
-
     def head(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.base.Store.head`; a container behind its account can be asked for too."""
-        if not self.is_directory(uri):
+        if self._locate(uri).name:
             return super().head(uri, token)
         transport, call = self._container("stat", uri)
         info = self._info(transport.ask(call, "HEAD", {}, token).head)
-        return dataclasses.replace(info, size=0, content_type="application/x-directory")
+        return dataclasses.replace(info, size=0, content_type=DIRECTORY_TYPE)
 
     def _has_container(self, uri: Uri, token: CancellationToken) -> bool:
         transport, call = self._container("delete", uri)

@@ -26,12 +26,17 @@ from typing import NamedTuple
 from s3dlio.cancel import CancellationToken
 from s3dlio.options import StoreOptions
 from s3dlio.uri import Uri
+from s3dlio.wire.sweep import Landed
 from s3dlio.wire.transport import Place, Version
 
 #: What a lane gives: see :meth:`Store.lane`.
 Reader = Callable[[Uri, int, int, Place], Version]
 
 __all__ = ["Entry", "ObjectInfo", "Place", "PutOptions", "Reader", "Store", "Version"]
+
+
+#: Media type of what stands for a directory.
+DIRECTORY_TYPE = "application/x-directory"
 
 
 class Entry(NamedTuple):
@@ -145,6 +150,8 @@ class Store(abc.ABC):
 
     def __init__(self, options: StoreOptions | None = None) -> None:
         self.options = options or StoreOptions()
+        #: What the first request for an object asks for, in bytes; larger objects are read in parts.
+        self.first_bytes = max(self.options.chunk_size, self.options.min_split_size) if self.options.split else 1 << 62
         #: What is known of objects' sizes without asking; writers forget what they change.
         self.sizes = SizeCache()
 
@@ -199,6 +206,27 @@ class Store(abc.ABC):
             return self.read_first(uri, start, limit, place, token)
 
         yield read
+
+    def window(self, _uri: Uri, _flight: int) -> int:
+        """Return how many of ``flight`` requests one thread should have under way in a :meth:`sweep`."""
+        return 1
+
+    def sweep(
+        self, _wanted: Iterator[tuple[int, Uri]], _window: int, _landed: Landed, _token: CancellationToken
+    ) -> list[int]:
+        """Read whole small objects, as many as can be read in some way that is faster than :meth:`lane`.
+
+        Args:
+            _wanted: Numbers and objects, shared with other threads; what is not taken is left to others.
+            _window: Requests under way at once.
+            _landed: Called with each object's number and memory.
+            _token: Stops the reads.
+
+        Returns:
+            The numbers of objects that were taken and not read. Errors are not raised here: whoever
+            reads these objects will meet them.
+        """
+        return []
 
     def latency_s(self, _uri: Uri) -> float | None:
         """Return the recent time to the first byte, in seconds, or ``None`` when it is not known."""
@@ -257,11 +285,7 @@ class Store(abc.ABC):
     def mkdir(self, uri: Uri, token: CancellationToken) -> None:
         """Make a directory: where there are none, an empty object whose key ends in ``/``."""
         marker = uri.with_key(uri.key.removesuffix("/") + "/")
-        self.put(marker, memoryview(b""), PutOptions(content_type="application/x-directory"), token)
-
-    def is_directory(self, _uri: Uri) -> bool:
-        """Whether the backend has directories and this is one."""
-        return False
+        self.put(marker, memoryview(b""), PutOptions(content_type=DIRECTORY_TYPE), token)
 
     def removable(self, prefix: Uri, token: CancellationToken) -> Iterator[Entry]:
         """Yield what goes when all below ``prefix`` is deleted: its entries, and what listings hide."""

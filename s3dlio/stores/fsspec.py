@@ -20,11 +20,13 @@ from s3dlio.errors import (
     NotFoundError,
     ObjectChangedError,
     RangeError,
+    S3dlioError,
     StoreError,
+    UriError,
 )
 from s3dlio.options import StoreOptions
 from s3dlio.perprocess import PerProcess
-from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Store, Version
+from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
 from s3dlio.uri import Uri
 
 #: Assumed before it is known: these are networks more often than not.
@@ -36,9 +38,9 @@ def _mapped(uri: Uri, operation: str) -> Iterator[None]:
     """Turn whatever a file system raises into this library's errors."""
     try:
         yield
-    except (StoreError, RangeError):
+    except S3dlioError:
         raise
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(str(error), uri=str(uri), operation=operation) from error
     except PermissionError as error:
         raise AccessDeniedError(str(error), uri=str(uri), operation=operation) from error
@@ -101,8 +103,10 @@ class FsspecStore(Store):
         target[:] = data
 
     def _look(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
-        """Return what is known of an object that can be read: not of a directory."""
-        info = self.head(uri, token)
+        """Return what is known of an object that is to be read."""
+        token.check()
+        fs, path = self._path(uri)
+        info = _info(fs.info(path), uri)
         if info.content_type == DIRECTORY_TYPE:
             msg = "is a directory, not an object; list it with a trailing '/'"
             raise NotFoundError(msg, uri=str(uri), operation="get")
@@ -122,6 +126,9 @@ class FsspecStore(Store):
     def put(self, uri: Uri, data: memoryview, options: PutOptions, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.base.Store.put`. Metadata is not kept."""
         token.check()
+        if uri.key.endswith("/"):
+            msg = "a file name cannot end in '/'"
+            raise UriError(msg, uri=str(uri), operation="put")
         with _mapped(uri, "put"):
             fs, path = self._path(uri)
             if not options.overwrite and fs.exists(path):
@@ -140,11 +147,13 @@ class FsspecStore(Store):
                 fs.rm_file(path)
 
     def entries(self, prefix: Uri, token: CancellationToken, *, recursive: bool = True) -> Iterator[Entry]:
-        """See :meth:`s3dlio.stores.base.Store.entries`."""
+        """See :meth:`s3dlio.stores.base.Store.entries`. A directory's own name lists what is in it."""
         token.check()
-        folder, _, _name = prefix.key.rpartition("/")
+        folder, _, name = prefix.key.rpartition("/")
         with _mapped(prefix, "list"):
-            fs, path = self._path(prefix.with_key(folder or "/"))
+            fs, path = self._path(prefix)
+            if not (name and fs.isdir(path)):
+                fs, path = self._path(prefix.with_key(folder or "/"))
             try:
                 found = fs.find(path, detail=True).values() if recursive else fs.ls(path, detail=True)
             except FileNotFoundError:
@@ -188,6 +197,15 @@ class FsspecStore(Store):
             fs, path = self._path(uri)
             fs.makedirs(path, exist_ok=True)
 
+    def prune(self, prefix: Uri, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.prune`."""
+        with _mapped(prefix, "delete"):
+            fs, path = self._path(prefix)
+            for folder, _folders, _files in reversed(list(fs.walk(path))):
+                token.check()
+                with contextlib.suppress(OSError, NotImplementedError):  # not empty, or not a real directory
+                    fs.rmdir(folder)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings only."""
         return FsspecStore, (self.options, self._scheme)
@@ -202,15 +220,26 @@ def _key(name: str, prefix: Uri) -> str:
 def _entry(item: dict[str, Any], key: str) -> Entry:
     if item["type"] == "directory":
         return Entry(key, -1)
-    return Entry(key, int(item.get("size") or 0), str(item.get("ETag", "")).strip('"'), _when(item))
+    return Entry(key, int(item.get("size") or 0), _tag(item), _when(item))
 
 
 def _info(item: dict[str, Any], uri: Uri) -> ObjectInfo:
-    if item.get("size") is None and item["type"] == "file":
+    if item["type"] == "directory":
+        return ObjectInfo(0, _when(item), content_type=DIRECTORY_TYPE)
+    if item.get("size") is None:
         msg = "the file system does not tell the size"
         raise StoreError(msg, uri=str(uri), operation="stat")
     kind = str(item.get("ContentType") or item.get("mimetype") or "")
-    return ObjectInfo(int(item["size"] or 0), _when(item), str(item.get("ETag", "")).strip('"'), kind)
+    return ObjectInfo(int(item["size"]), _when(item), _tag(item), kind)
+
+
+def _tag(item: dict[str, Any]) -> str:
+    """Return what is another when the content is: the entity tag, or else time, size and inode."""
+    etag = str(item.get("ETag") or "").strip('"')
+    when = _when(item)
+    if etag or when is None:
+        return etag
+    return f"{when.timestamp():.7f}-{item.get('size')}-{item.get('ino', '')}"
 
 
 def _when(item: dict[str, Any]) -> datetime | None:

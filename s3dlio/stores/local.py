@@ -27,7 +27,7 @@ from s3dlio.errors import (
     StoreError,
     UriError,
 )
-from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
+from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
 from s3dlio.uri import Uri
 
 #: Ends the hidden names of files that are still being written; listings leave them out.
@@ -114,7 +114,7 @@ class LocalStore(Store):
         token.check()
         with mapped(uri, "stat"):
             status = os.stat(uri.key)
-        kind = "application/x-directory" if stat_module.S_ISDIR(status.st_mode) else ""
+        kind = DIRECTORY_TYPE if stat_module.S_ISDIR(status.st_mode) else ""
         size = 0 if kind else status.st_size
         return ObjectInfo(size, _when(status), _tag(status), kind or mimetypes.guess_type(uri.key)[0] or "", {})
 
@@ -163,7 +163,7 @@ class LocalStore(Store):
     def entries(self, prefix: Uri, token: CancellationToken, *, recursive: bool = True) -> Iterator[Entry]:
         """See :meth:`s3dlio.stores.base.Store.entries`. A directory's own name lists what is in it."""
         folder, _, name = prefix.key.rpartition("/")
-        if name and self.is_directory(prefix):
+        if name and os.path.isdir(prefix.key):
             folder, name = prefix.key, ""
         with mapped(prefix, "list"):
             yield from self._walk(folder + "/", name, token, recursive=recursive)
@@ -210,10 +210,6 @@ class LocalStore(Store):
         token.check()
         with mapped(uri, "mkdir"):
             os.makedirs(uri.key, exist_ok=True)
-
-    def is_directory(self, uri: Uri) -> bool:
-        """See :meth:`s3dlio.stores.base.Store.is_directory`."""
-        return os.path.isdir(uri.key)
 
     def removable(self, prefix: Uri, token: CancellationToken) -> Iterator[Entry]:
         """See :meth:`s3dlio.stores.base.Store.removable`: links themselves, never what they lead to."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
@@ -23,11 +24,14 @@ from s3dlio.wire.client import Client, origin_of
 from s3dlio.wire.connection import Timeouts
 from s3dlio.wire.head import Head
 from s3dlio.wire.lane import Lane
+from s3dlio.wire.sweep import Landed, Sweep
 from s3dlio.wire.transport import Call, Landing, Transport, Unsized
 
 _NO_HEADERS: Mapping[str, str] = {}
 NO_QUERY: Mapping[str, str] = {}
 _DELETES_AT_ONCE = 16
+#: Connections that one thread uses in a sweep (measured: 4 to 16 alike, 8 best by a hair).
+_WINDOW = 8
 #: Key and value of the Range field in, the whole head of a GET out.
 Quick = Callable[[str, str], bytes]
 
@@ -90,6 +94,43 @@ class RestStore(Store):
                 return Version(*done) if done else self.read_first(uri, start, limit, place, token)
 
             yield read
+
+    def window(self, uri: Uri, flight: int) -> int:
+        """See :meth:`s3dlio.stores.base.Store.window`: several where connections are ready.
+
+        Connections that are still to be made are made by a thread each, since each costs round trips.
+        """
+        client = self._call("get", uri)[0].client
+        return _WINDOW if client.usual and client.idle_count() >= flight else 1
+
+    def sweep(
+        self, wanted: Iterator[tuple[int, Uri]], window: int, landed: Landed, token: CancellationToken
+    ) -> list[int]:
+        """See :meth:`s3dlio.stores.base.Store.sweep`: for the objects of one container."""
+        # Taken and signed a window at a time: the same code again and again runs three times as fast.
+        pending = list(itertools.islice(wanted, window))
+        if not pending:
+            return []
+        container = pending[0][1].container
+        client, quick = self._quick(pending[0][1])
+        span = f"bytes=0-{self.first_bytes - 1}"
+        strangers: list[int] = []
+        stopped = False
+
+        def asked() -> Iterator[tuple[int, bytes]]:
+            nonlocal pending
+            while pending and client.usual and not stopped:
+                strangers.extend(number for number, uri in pending if uri.container != container)
+                requests = [(number, quick(uri.key, span)) for number, uri in pending if uri.container == container]
+                pending = []
+                yield from requests
+                pending = [] if strangers or stopped else list(itertools.islice(wanted, window))
+
+        ready = asked()
+        left = Sweep(client, token, window).run(ready, self.first_bytes, landed)
+        stopped = True  # what is signed and was not sent comes out of it now, and no more is taken
+        unsent = [number for number, _ in ready]
+        return [*left, *unsent, *strangers, *(number for number, _ in pending)]
 
     def _quick(self, uri: Uri) -> tuple[Client, Quick]:
         """Return the client for a container's objects, and what makes the request for a range of one."""

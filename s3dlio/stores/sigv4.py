@@ -50,8 +50,9 @@ def quote_key(key: str) -> str:
 
 
 def quote_query(query: dict[str, str]) -> str:
-    """Return the canonical query string: sorted and fully escaped."""
-    return "&".join(f"{quote(name, safe='-_.~')}={quote(query[name], safe='-_.~')}" for name in sorted(query))
+    """Return the canonical query string: fully escaped, then sorted."""
+    pairs = [(quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in query.items()]
+    return "&".join([f"{name}={value}" for name, value in sorted(pairs)])
 
 
 class Target(NamedTuple):

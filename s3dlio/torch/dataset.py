@@ -117,10 +117,8 @@ class S3MapDataset(_TorchDataset, Dataset[Any]):
         positions = [self._position(int(number)) for number in numbers]
         ready = self._foresight.get().take(positions)
         if ready is None:
-            reads = [self.index.read(position) for position in positions]
-            views = self._fetcher(self._ahead.max_in_flight).read_all(reads)
-            ready = list(zip(reads, views, strict=True))
-        return [self.finish(read.uri, view) for read, view in ready]
+            ready = self.read_batch(positions, self._ahead.max_in_flight)
+        return [self.finish(uri, view) for uri, view in ready]
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what belongs to this process."""

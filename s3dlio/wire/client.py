@@ -7,7 +7,6 @@ to the process that made them: a forked child starts with none.
 from __future__ import annotations
 
 import base64
-import http.client
 import socket
 import ssl
 import time
@@ -15,14 +14,15 @@ import urllib.parse
 import urllib.request
 from collections import deque
 from functools import lru_cache
+from typing import Any
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import OptionError
 from s3dlio.perprocess import PerProcess
-from s3dlio.wire.connection import Connection, Origin, Timeouts, set_timeouts
+from s3dlio.wire.connection import Connection, Origin, Timeouts
 
-#: A connection idle for longer is looked at before it is used: the server may have closed it.
-_TRUST_IDLE_S = 1.0
+#: How a connection that the server has closed fails; a send over TLS has ways of its own.
+_CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 #: Answers whose time to the first byte is remembered: their minimum is what the network costs.
 _LATENCY_WINDOW = 32
 
@@ -61,6 +61,8 @@ class Client:
         self._max_idle = max_idle
         self._ca_bundle = ca_bundle
         self._idle = PerProcess(_Idle, _Idle.close)
+        #: The last whole object was small and came plainly: a sweep is worth trying.
+        self.usual = True
 
     def open(
         self, request: bytes, token: CancellationToken, *, body: memoryview | None = None, method: str = "GET"
@@ -77,16 +79,15 @@ class Client:
             CancelledError: ``token`` was cancelled before the request was sent.
         """
         while True:
-            connection, reused = self.take()
+            connection, reused = self.take(token)
             try:
-                token.watch(connection)
                 sent_at = time.perf_counter()
                 connection.send(request, body)
                 connection.read_head(method)
                 self.note_latency(time.perf_counter() - sent_at)
             except BaseException as error:
                 self.drop(connection, token)
-                closed_while_idle = isinstance(error, ConnectionError) and not connection.answered
+                closed_while_idle = isinstance(error, _CLOSED) and not connection.answered
                 if not (reused and closed_while_idle) or token.is_cancelled:
                     raise
             else:
@@ -104,10 +105,13 @@ class Client:
         token.release(connection)
         idle = self._idle.get().connections
         if len(idle) < self._max_idle and not token.is_cancelled:
-            connection.idle_since = time.monotonic()
             idle.append(connection)
         else:
             connection.close()
+
+    def idle_count(self) -> int:
+        """Return how many connections are ready to be used."""
+        return len(self._idle.get().connections)
 
     def note_latency(self, seconds: float) -> None:
         """Remember a time from request to first byte."""
@@ -129,51 +133,92 @@ class Client:
         if idle is not None:
             idle.close()
 
-    def take(self) -> tuple[Connection, bool]:
-        """Return a connection, and whether it has been used before."""
+    def take(self, token: CancellationToken) -> tuple[Connection, bool]:
+        """Return a connection, and whether it has been used before. ``token`` breaks it, also while it is made.
+
+        Raises:
+            OSError: There is none and none can be made.
+            CancelledError: ``token`` was cancelled.
+        """
         idle = self._idle.get().connections
         while True:
             try:
                 connection = idle.pop()
             except IndexError:
-                return self._connect(), False
-            if time.monotonic() - connection.idle_since < _TRUST_IDLE_S or not connection.is_stale():
-                return connection, True
-            connection.close()
+                return self._connect(token), False
+            if connection.is_stale():
+                connection.close()
+                continue
+            self._watch(connection, token)
+            return connection, True
 
-    def _connect(self) -> Connection:
-        sock = self._tunnel() if self.origin.proxy else self._direct()
+    def _watch(self, connection: Connection, token: CancellationToken) -> None:
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.origin.scheme == "https":
-                sock = tls_context(self._ca_bundle).wrap_socket(sock, server_hostname=self.origin.host)
-            set_timeouts(sock, self.timeouts.read_s)
+            token.watch(connection)
         except BaseException:
-            sock.close()
+            connection.close()
             raise
-        return Connection(sock, self.timeouts)
 
-    def _direct(self) -> socket.socket:
-        return socket.create_connection((self.origin.host, self.origin.port), self.timeouts.connect_s)
-
-    def _tunnel(self) -> socket.socket:
+    def _connect(self, token: CancellationToken) -> Connection:
         proxy = urllib.parse.urlsplit(self.origin.proxy)
-        if proxy.scheme != "http" or not proxy.hostname:
+        if self.origin.proxy and (proxy.scheme != "http" or not proxy.hostname):
             msg = f"proxy {proxy.scheme}://{proxy.hostname}: only http:// proxies are spoken to"
             raise OptionError(msg)
-        via = http.client.HTTPConnection(proxy.hostname, proxy.port or 80, timeout=self.timeouts.connect_s)
-        headers = {}
+        if not proxy.hostname:
+            connection = self._reach(self.origin.host, self.origin.port, token)
+        else:
+            connection = self._reach(proxy.hostname, proxy.port or 80, token)
+        try:
+            if proxy.hostname:
+                self._tunnel(connection, proxy)
+            if self.origin.scheme == "https":
+                connection.secure(tls_context(self._ca_bundle), self.origin.host)
+        except BaseException:
+            self.drop(connection, token)
+            raise
+        return connection
+
+    def _reach(self, host: str, port: int, token: CancellationToken) -> Connection:
+        """Connect to the first of a host's addresses that answers."""
+        trouble: OSError = socket.gaierror(socket.EAI_NONAME, f"{host!r} has no address")
+        for family, kind, protocol, _, address in _addresses(host, port):
+            connection = Connection(socket.socket(family, kind, protocol), self.timeouts)
+            self._watch(connection, token)
+            try:
+                connection.connect(address)
+            except BaseException as error:
+                self.drop(connection, token)
+                if not isinstance(error, OSError) or token.is_cancelled:
+                    raise
+                trouble = error
+            else:
+                return connection
+        raise trouble
+
+    def _tunnel(self, connection: Connection, proxy: urllib.parse.SplitResult) -> None:
+        """Have the proxy connect us through: for http:// too, so that nothing above has to know of it."""
+        place = f"[{self.origin.host}]" if ":" in self.origin.host else self.origin.host
+        place = f"{place}:{self.origin.port}"
+        request = f"CONNECT {place} HTTP/1.1\r\nhost: {place}\r\n"
         if proxy.username:
             pair = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
-            headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
-        # A tunnel for http:// too: then nothing above has to know that there is a proxy.
-        via.set_tunnel(self.origin.host, self.origin.port, headers)
-        via.connect()
-        return via.sock
+            request += f"proxy-authorization: Basic {base64.b64encode(pair.encode()).decode()}\r\n"
+        connection.send(f"{request}\r\n".encode("latin-1"))
+        status = connection.read_head("CONNECT").status
+        if status >= 300:
+            msg = f"the proxy {proxy.hostname} answers HTTP {status}"
+            raise ConnectionRefusedError(msg)
 
     def __repr__(self) -> str:
         """Show where it connects."""
         return f"Client({self.origin.scheme}://{self.origin.authority})"
+
+
+def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[Any, ...]]]:
+    try:
+        return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except UnicodeError as error:  # a label that is empty or too long, as of a bucket that cannot exist
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name: {error}") from error
 
 
 def origin_of(url: str) -> Origin:

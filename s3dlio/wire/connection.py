@@ -10,11 +10,12 @@ anyway, keep Python's.
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import struct
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from s3dlio.cancel import Deadline
 from s3dlio.wire.head import MAX_HEAD_BYTES, Head, ProtocolError, find_end
@@ -23,7 +24,12 @@ from s3dlio.wire.head import MAX_HEAD_BYTES, Head, ProtocolError, find_end
 SCRATCH_BYTES = 4096
 _DISCARD_BYTES = 64 * 1024
 _MAX_CHUNK_LINE = 1024
+_CHUNK_LENGTH = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
+#: Digits of a size that fits into 64 bits.
+_MOST_DIGITS = 19
 _PART_STATUS = (b"HTTP/1.1 206", b"HTTP/1.1 200")
+#: Size of an object, and the two header lines that bring a whole object of that size.
+_NOTHING_USUAL = (-1, b"\0", b"\0")
 _WAITALL = getattr(socket, "MSG_WAITALL", 0)
 
 
@@ -51,7 +57,11 @@ class Timeouts(NamedTuple):
 
 
 class Connection:
-    """A connected socket and the state of the exchange on it. Used by one thread at a time.
+    """A socket and the state of the exchange on it. Used by one thread at a time.
+
+    Args:
+        sock: Connected, or to be connected by :meth:`connect`.
+        timeouts: How long to wait for what.
 
     Attributes:
         head: The head of the current response.
@@ -61,8 +71,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_begin", "_chunk_left", "_end", "_head_end", "_left", "_plain", "_scratch", "_socket", "_view", "answered",
-        "closing", "head", "idle_since", "received", "timeouts",
+        "_aborted", "_begin", "_chunk_left", "_deadline", "_end", "_head_end", "_left", "_plain", "_scratch",
+        "_socket", "_usual", "_view", "answered", "closing", "head", "received", "timeouts",
     )  # fmt: skip
 
     head: Head
@@ -70,32 +80,91 @@ class Connection:
     def __init__(self, sock: socket.socket, timeouts: Timeouts) -> None:
         self._socket = sock
         self._plain = not isinstance(sock, ssl.SSLSocket)
+        self._aborted = False
+        self._deadline = Deadline(timeouts.exchange_s)
         self.timeouts = timeouts
         self._scratch = bytearray(SCRATCH_BYTES)
         self._view = memoryview(self._scratch)
         self._head_end = 0
+        self._usual = _NOTHING_USUAL
         self._begin = self._end = 0  # what of the scratch buffer is received and not yet used
         self._left = 0  # bytes of the current body still to be read; -1 while chunks are to come
         self._chunk_left = 0
         self.answered = False
         self.closing = False
         self.received = 0
-        self.idle_since = 0.0
+
+    # -- the beginning ----------------------------------------------------------------------------
+
+    def connect(self, address: tuple[Any, ...]) -> None:
+        """Connect to an address of the socket's family.
+
+        Raises:
+            OSError: It cannot be reached, or not in time.
+        """
+        self._wait_at_most(self.timeouts.connect_s)
+        try:
+            self._socket.connect(address)
+        except TimeoutError as error:
+            msg = f"no connection within {self.timeouts.connect_s:g} s"
+            raise TimeoutError(msg) from error
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.set_timeouts()
+
+    def secure(self, context: ssl.SSLContext, host: str) -> None:
+        """Speak TLS from here on.
+
+        Raises:
+            OSError: It cannot be agreed on, or the certificate is not to be trusted.
+        """
+        # In two steps, so that abort() finds the socket that the handshake waits for.
+        self._socket = secured = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
+        self._plain = False
+        self._wait_at_most(self.timeouts.connect_s)
+        try:
+            secured.do_handshake()
+        except TimeoutError as error:
+            msg = f"no TLS handshake within {self.timeouts.connect_s:g} s"
+            raise TimeoutError(msg) from error
+        self.set_timeouts()
+
+    def _wait_at_most(self, seconds: float) -> None:
+        self._socket.settimeout(seconds)
+        if self._aborted:
+            msg = "the connection was given up before it was made"
+            raise ConnectionAbortedError(msg)
+
+    def set_timeouts(self) -> None:
+        """Make calls on the socket block, but no longer than the timeouts allow without progress."""
+        set_timeouts(self._socket, min(self.timeouts.read_s, self.timeouts.exchange_s))
 
     # -- an exchange ------------------------------------------------------------------------------
 
     def send(self, head: bytes, body: memoryview | None = None) -> None:
-        """Send a request. ``body`` is sent from the caller's memory without a copy."""
+        """Send a request. ``body`` is sent from the caller's memory without a copy.
+
+        Raises:
+            OSError: The connection is broken, or the server takes nothing for too long.
+        """
         self.answered = False
         self.received = 0
         self._left = self._begin = self._end = 0
         try:
             self._socket.sendall(head)
             if body is not None:
-                self._socket.sendall(body)
+                self._send_body(body)
         except BlockingIOError as error:
             msg = f"the server took no data for {self.timeouts.read_s:g} s"
             raise TimeoutError(msg) from error
+        # From here on: that a body of any size leaves is seen to by the send's own timeout.
+        self._deadline = Deadline(self.timeouts.exchange_s)
+
+    def _send_body(self, body: memoryview) -> None:
+        try:
+            self._socket.sendall(body)
+        except ConnectionError:
+            # A server may refuse, and close, before it has taken all: its answer says why.
+            return
 
     def read_head(self, method: str = "GET") -> Head:
         """Receive the head of the response; interim (1xx) heads are passed over.
@@ -109,17 +178,22 @@ class Connection:
         while head.status < 200 and head.status != 101:
             head = Head(self._receive_head())
         self.head = head
+        self._chunk_left = 0
+        self._left = self._body_length(head, method)
+        return head
+
+    def _body_length(self, head: Head, method: str) -> int:
+        if method == "HEAD" or head.status in (204, 304) or (method == "CONNECT" and head.status < 300):
+            return 0
         if head.chunked:
-            self._left = -1
-            self._chunk_left = 0
-        elif head.length is not None:
-            self._left = head.length
-        elif method != "HEAD" and head.status not in (204, 304):
+            return -1
+        if head.length is not None:
+            return head.length
+        if head.status < 300:
             msg = f"response {head.status} tells neither its length nor chunks; a cut could not be seen"
             raise ProtocolError(msg)
-        if method == "HEAD" or head.status in (204, 304):
-            self._left = 0
-        return head
+        head.keep_alive = False  # a refusal: the status says enough, what follows is not waited for
+        return 0
 
     def _receive_head(self) -> bytes:
         searched = self._begin
@@ -132,6 +206,7 @@ class Connection:
             searched = self._end
             if self._end == len(self._scratch):
                 searched -= self._make_scratch_room()
+            self._check_deadline()
             count = self._recv(self._view[self._end :] if self._end else self._view, 0)
             if not count:
                 msg = "the server closed the connection before it had answered"
@@ -173,7 +248,7 @@ class Connection:
         stop = folded.find(b"\r", at) if at > 0 else -1
         text = folded[at + 22 : stop if stop > 0 else head_end]
         total = text[text.rfind(b"/") + 1 :]
-        if at < 0 or not total.isdigit() or b"transfer-encoding" in folded:
+        if at < 0 or not total.isdigit() or len(total) > _MOST_DIGITS or b"transfer-encoding" in folded:
             return None
         self.closing = b"\nconnection: close" in folded
         size = int(total)
@@ -191,12 +266,41 @@ class Connection:
             return False
         if done:
             target[:done] = self._view[self._begin : self._end]
+        deadline = None
         while done < length:
             count = self._recv(target[done:] if done else target, _WAITALL)
             if not count:
                 return False
             done += count
+            if done < length:
+                deadline = deadline or Deadline(self.timeouts.exchange_s)
+                if deadline.passed:
+                    return False
         return True
+
+    def ask(self, request: bytes) -> None:
+        """Send a GET whose answer :meth:`answer_whole` will receive."""
+        self._socket.sendall(request)
+
+    def answer_whole(self, limit: int) -> int:
+        """Receive the head of an answer; return the object's size if a plain answer brings all of it.
+
+        Returns:
+            -1 for any other answer, and for an object of more than ``limit`` bytes; the connection is
+            then in an unknown state. Else exactly the object is to be read by :meth:`fill`.
+        """
+        self._begin = self._end = self._recv(self._view, 0)
+        head_end = self._scratch.find(b"\r\n\r\n", 0, self._end)
+        if head_end < 0 or not self._scratch.startswith(_PART_STATUS):
+            return -1
+        self._begin = self._head_end = head_end + 4
+        folded = self._scratch[: head_end + 2].lower()
+        size, span, length = self._usual  # objects of one size have two lines in common
+        if span not in folded or length not in folded:
+            size, span, length = self._usual = _usual_lines(folded)
+        self.closing = b"\nconnection: close" in folded
+        plain = span in folded and length in folded and b"transfer-encoding" not in folded
+        return size if plain and size <= limit and folded.count(b"\ncontent-length:") == 1 else -1
 
     def raw_head(self) -> bytes:
         """Return the head that :meth:`exchange_part` has read."""
@@ -209,12 +313,12 @@ class Connection:
         """Bytes of the body still to be read; -1 while it is chunked and not at its end."""
         return self._left
 
-    def read_into(self, target: memoryview, deadline: Deadline | None = None) -> None:
+    def read_into(self, target: memoryview) -> None:
         """Fill ``target`` from the body. ``received`` tells how far it came, also after an error.
 
         Raises:
             ConnectionError: The server closed early.
-            TimeoutError: It sent nothing for too long, or the deadline has passed.
+            TimeoutError: It sent nothing for too long, or the exchange takes too long in all.
             ProtocolError: The body is shorter than ``target``.
         """
         wanted = len(target)
@@ -223,9 +327,20 @@ class Connection:
             raise ProtocolError(msg)
         done = 0
         while done < wanted:
-            done += self._read_some(target[done:] if done else target, deadline)
+            done += self._read_some(target[done:] if done else target)
 
-    def _read_some(self, target: memoryview, deadline: Deadline | None) -> int:
+    def read_end(self) -> None:
+        """Read the end that a chunked body has behind its bytes; only then has it been told what they were.
+
+        Raises:
+            OSError: As :meth:`read_into`.
+            ProtocolError: There is more.
+        """
+        if self._left < 0 and self._next_chunk():
+            msg = "the chunked body is longer than what was asked for"
+            raise ProtocolError(msg)
+
+    def _read_some(self, target: memoryview) -> int:
         """Read at least one byte of the body into ``target``, as many as come."""
         limit = len(target)
         if self._left < 0:
@@ -233,7 +348,7 @@ class Connection:
             if not limit:
                 msg = "the chunked body ended early"
                 raise ProtocolError(msg)
-        count = self._from_scratch(target, limit) or self._from_socket(target, limit, deadline)
+        count = self._from_scratch(target, limit) or self._from_socket(target, limit)
         self.received += count
         if self._left < 0:
             self._chunk_left -= count
@@ -248,15 +363,18 @@ class Connection:
             self._begin += count
         return count
 
-    def _from_socket(self, target: memoryview, limit: int, deadline: Deadline | None) -> int:
-        if deadline is not None and deadline.passed:
-            msg = f"not done after {self.timeouts.exchange_s:g} s"
-            raise TimeoutError(msg)
+    def _from_socket(self, target: memoryview, limit: int) -> int:
+        self._check_deadline()
         count = self._recv(target if limit == len(target) else target[:limit], _WAITALL)
         if not count:
             msg = f"the server closed the connection after {self.received} bytes of the body"
             raise ConnectionResetError(msg)
         return count
+
+    def _check_deadline(self) -> None:
+        if self._deadline.passed:
+            msg = f"not done after {self.timeouts.exchange_s:g} s"
+            raise TimeoutError(msg)
 
     def _recv(self, target: memoryview, flags: int) -> int:
         try:
@@ -271,14 +389,15 @@ class Connection:
         """Return the bytes left in the current chunk, reading the next chunk's line when it is used up."""
         if self._chunk_left:
             return self._chunk_left
-        if self.received:
-            self._line()  # the empty line behind the data of the chunk before
-        text = self._line().partition(b";")[0].strip()
-        try:
-            self._chunk_left = int(text, 16)
-        except ValueError:
+        if self.received and self._line():
+            msg = "a chunk of the body is longer than announced"
+            raise ProtocolError(msg)
+        text = self._line()
+        match = _CHUNK_LENGTH.fullmatch(text)
+        if match is None:
             msg = f"bad chunk length {text[:20]!r}"
-            raise ProtocolError(msg) from None
+            raise ProtocolError(msg)
+        self._chunk_left = int(match[1], 16)
         if not self._chunk_left:
             while self._line():  # trailer fields, then an empty line
                 pass
@@ -299,16 +418,20 @@ class Connection:
         return bytes(line[:-2])
 
     def _refill(self) -> None:
+        self._check_deadline()
         self._begin = 0
         self._end = self._recv(self._view, 0)
         if not self._end:
             msg = "the server closed the connection inside a chunked body"
             raise ConnectionResetError(msg)
 
-    def read_all(self, limit: int, deadline: Deadline | None = None) -> bytes:
-        """Return the rest of the body, refusing one longer than ``limit`` bytes.
+    def read_all(self, limit: int, *, cut: bool = False) -> bytes:
+        """Return the rest of the body, or with ``cut`` not much more than ``limit`` bytes of it.
 
         For answers whose length is not known beforehand: listings, errors, chunked bodies.
+
+        Raises:
+            ProtocolError: It is longer than ``limit`` and must not be cut.
         """
         pieces = bytearray()
         piece = memoryview(bytearray(min(limit + 1, _DISCARD_BYTES)))
@@ -316,17 +439,19 @@ class Connection:
             if self._left < 0 and not self._next_chunk():
                 break
             span = piece if self._left < 0 else piece[: self._left]
-            pieces += span[: self._read_some(span, deadline)]
+            pieces += span[: self._read_some(span)]
             if len(pieces) > limit:
+                if cut:
+                    break
                 msg = f"the answer is longer than {limit} bytes"
                 raise ProtocolError(msg)
         return bytes(pieces)
 
-    def skip(self, count: int, deadline: Deadline | None = None) -> None:
+    def skip(self, count: int) -> None:
         """Read and forget ``count`` bytes of the body."""
         waste = memoryview(bytearray(min(count, _DISCARD_BYTES) or 1))
         while count > 0:
-            count -= self._read_some(waste[:count], deadline)
+            count -= self._read_some(waste[:count])
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -336,30 +461,35 @@ class Connection:
         return self._left == 0 and self._begin == self._end and self.head.keep_alive
 
     def is_stale(self) -> bool:
-        """Whether the server has closed (or sent something unasked) while the connection was idle."""
+        """Whether the server has closed, or sent something unasked, since the last exchange."""
         try:
-            self._socket.setblocking(False)
-            return self._socket.recv(1) is not None
+            self._look()
         except (BlockingIOError, ssl.SSLWantReadError):
             return False
         except OSError:
             return True
-        finally:
-            self._set_timeouts()
+        return True
 
-    def _set_timeouts(self) -> None:
+    def _look(self) -> None:
+        """Return if something has come, even the end; else raise as a non-blocking receive does."""
+        if self._plain:
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return
+        # TLS has messages of its own (session tickets), which only reading tells from an answer.
+        self._socket.settimeout(0.0)
         try:
-            set_timeouts(self._socket, self.timeouts.read_s)
-        except OSError:  # closed already: is_stale has just said so
-            self._left = -1
+            self._socket.recv(1)
+        finally:
+            self.set_timeouts()
 
     def abort(self) -> None:
         """Break a receive or send that another thread is blocked in."""
+        self._aborted = True
         try:
             # Not SSLSocket.shutdown, which takes the TLS state away from under the other thread.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         except OSError:
-            return  # not connected any more: nobody can be blocked in it
+            return  # not connected: nobody can be blocked in it
 
     def close(self) -> None:
         """Close the socket. Never raises, never waits."""
@@ -375,3 +505,13 @@ def set_timeouts(sock: socket.socket, seconds: float) -> None:
     packed = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
+
+
+def _usual_lines(folded: bytearray) -> tuple[int, bytes, bytes]:
+    """Return the size that a head in lower case tells, and the two lines that a whole object comes with."""
+    at = folded.find(b"\ncontent-range: bytes 0-")
+    total = folded[folded.find(b"/", at) + 1 : folded.find(b"\r", at + 1)]
+    if at < 0 or not total.isdigit() or len(total) > _MOST_DIGITS or not int(total):
+        return _NOTHING_USUAL
+    size = int(total)
+    return size, b"\ncontent-range: bytes 0-%d/%d\r" % (size - 1, size), b"\ncontent-length: %d\r" % size

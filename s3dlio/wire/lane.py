@@ -67,7 +67,8 @@ class Lane:
                 size, length = part
                 if connection.fill(place(size), length):
                     self._strikes = 0
-                    tag = Head(connection.raw_head()).etag if start + length < size else ""
+                    self._client.usual = whole = start + length >= size
+                    tag = "" if whole else Head(connection.raw_head()).etag
                     if connection.closing:
                         self._drop()
                     return size, tag
@@ -90,10 +91,8 @@ class Lane:
         return part
 
     def _take(self) -> Connection:
-        connection, _reused = self._client.take()
-        self._token.watch(connection)
-        self._connection = connection
-        return connection
+        self._connection, _reused = self._client.take(self._token)
+        return self._connection
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

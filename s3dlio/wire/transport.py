@@ -8,13 +8,14 @@ URI and operation and keeps its cause: never a short or mixed result.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import socket
 import ssl
 import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn, TypeVar
 
-from s3dlio.cancel import CancellationToken, Deadline
+from s3dlio.cancel import CancellationToken
 from s3dlio.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -30,6 +31,8 @@ from s3dlio.retry import RETRYABLE_STATUS, RetryPolicy
 from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
 from s3dlio.wire.head import Head, ProtocolError
+
+_log = logging.getLogger("s3dlio")
 
 T = TypeVar("T")
 
@@ -147,9 +150,8 @@ class Transport:
     def _whole(self, call: Call, connection: Connection, token: CancellationToken, good: tuple[int, ...]) -> Answer:
         """Read the rest of an answer, give the connection back, and tell good answers from bad."""
         fine = connection.head.status in good
-        deadline = Deadline(self.client.timeouts.exchange_s)
         try:
-            body = connection.read_all(MAX_ANSWER_BYTES if fine else _MAX_ERROR_BYTES, deadline)
+            body = connection.read_all(MAX_ANSWER_BYTES if fine else _MAX_ERROR_BYTES, cut=not fine)
         except BaseException:
             self.client.drop(connection, token)
             raise
@@ -164,16 +166,8 @@ class Transport:
         connection = self.client.open(landing.call.sign("GET", landing.headers()), token)
         if connection.head.status not in (200, 206):
             return self._land_nothing(landing, connection, token)
-        deadline = Deadline(self.client.timeouts.exchange_s)
         try:
-            target = landing.accept(connection)
-            if landing.skip:
-                connection.skip(landing.skip, deadline)
-            before = connection.received
-            try:
-                connection.read_into(target, deadline)
-            finally:
-                landing.filled += connection.received - before
+            landing.receive(connection)
         except BaseException:
             self.client.drop(connection, token)
             raise
@@ -188,7 +182,7 @@ class Transport:
             if refused.head.status == 416:
                 return landing.nothing_there(refused.head)
             if refused.head.status == 412:
-                landing.changed("its entity tag is another one now")
+                landing.changed("its entity tag is another one now", refused)
             raise
         msg = "unreachable: no status is good here"
         raise AssertionError(msg)
@@ -222,6 +216,7 @@ class Transport:
         busy = refused.head.status in RETRYABLE_STATUS or refused.fault.code in _BUSY_CODES
         if not busy or number >= self.policy.max_attempts:
             raise to_error(call, refused.head, refused.fault, number) from refused
+        _log.debug("%s %s: %s; try %d failed", call.operation, call.uri, refused, number)
         token.sleep(self.policy.pause_s(number, refused.head.field("retry-after")))
 
     def _wait_or_raise(self, call: Call, token: CancellationToken, number: int, error: StoreError | OSError) -> None:
@@ -233,6 +228,7 @@ class Transport:
         limit = min(_UNREACHABLE_TRIES, self.policy.max_attempts) if unreachable else self.policy.max_attempts
         if number >= limit or isinstance(error, ssl.SSLCertVerificationError):
             raise self._broken(call, number, error) from error
+        _log.debug("%s %s: %s; try %d failed", call.operation, call.uri, error, number)
         token.sleep(self.policy.pause_s(number))
 
     def _broken(self, call: Call, number: int, error: OSError) -> StoreError:
@@ -293,52 +289,72 @@ class Landing:
         """Return which content was read."""
         return Version(self.size, self.etag)
 
-    def accept(self, connection: Connection) -> memoryview:
+    def receive(self, connection: Connection) -> None:
+        """Take what a good answer brings."""
+        target = self.accept(connection.head)
+        if self.skip:
+            connection.skip(self.skip)
+        before = connection.received
+        try:
+            connection.read_into(target)
+            connection.read_end()
+        finally:
+            # Of a broken answer what came is kept, but not if it was cut into chunks: had the chunks'
+            # own lengths been wrong, these would not be the bytes at these places.
+            if connection.body_left >= 0:
+                self.filled += connection.received - before
+
+    def accept(self, head: Head) -> memoryview:
         """Check a good answer against what is known, and return the memory for its bytes."""
-        head = connection.head
         first = self.start + self.filled
         # rclone's server answers 200 to a range, with the right Content-Range: that is a part as well.
         if head.status == 200 and head.content_range is None:
-            size = self._size_of_whole(connection)
+            size = carried = self._size_of_whole(head)
             self.skip = first
         else:
-            size = self._size_of_part(head, first)
+            size, carried = self._size_of_part(head, first)
             self.skip = 0
         self._same_object(head.etag, size)
-        if head.length is not None and head.length < self.skip + len(self.target) - self.filled:
-            msg = f"the answer carries {head.length} bytes where {len(self.target) - self.filled} were due"
+        # Before the size is believed and memory taken for it: one wrong answer must not bind the next.
+        due = min(self.start + self.limit, size) - first
+        if carried - self.skip < due:
+            msg = f"the answer carries {carried - self.skip} bytes where {due} were due"
             raise ProtocolError(msg)
+        if self.size < 0:
+            self._begin(head.etag, size)
         return self.target[self.filled :]
 
-    def _size_of_whole(self, connection: Connection) -> int:
-        if connection.head.length is None:
+    def _size_of_whole(self, head: Head) -> int:
+        if head.length is None:
             msg = "the server sends the whole object without telling its size"
             raise ProtocolError(msg)
-        if connection.head.length < self.start:
-            self._behind_the_end(connection.head.length)
-        return connection.head.length
+        if head.length < self.start:
+            self._behind_the_end(head.length)
+        return head.length
 
-    def _size_of_part(self, head: Head, first: int) -> int:
+    def _size_of_part(self, head: Head, first: int) -> tuple[int, int]:
+        """Return the size of the object and the length of the part."""
         part = head.content_range
         if part is None or part.start != first or part.total is None:
             msg = f"asked for bytes from {first} on, got Content-Range {part}"
             raise ProtocolError(msg)
-        if head.length is not None and head.length != part.stop - part.start:
+        length = part.stop - part.start
+        if head.length is not None and head.length != length:
             msg = f"Content-Length {head.length} contradicts {part}"
             raise ProtocolError(msg)
-        return part.total
+        return part.total, length
 
     def _same_object(self, etag: str, size: int) -> None:
-        """Take the memory on the first answer; on later ones insist on the same object."""
+        """Insist on the object that the read has begun with."""
         if self.etag and etag and etag != self.etag:
             self.changed(f"its entity tag was {self.etag} and is {etag}")
-        if self.size >= 0:
-            if size != self.size:
-                self.changed(f"it had {self.size} bytes and has {size}")
-            return
+        if 0 <= self.size != size:
+            self.changed(f"it had {self.size} bytes and has {size}")
+
+    def _begin(self, etag: str, size: int) -> None:
+        """Take the memory, now that the size is known."""
         target = self.place(size)
-        wanted = min(self.limit, size - self.start)
-        if len(target) != wanted:
+        if len(target) != min(self.limit, size - self.start):
             self.changed(f"it has {size} bytes, which do not fit the {len(target)} expected")
         self.size, self.target, self.etag = size, target, etag or self.etag
 
@@ -351,13 +367,13 @@ class Landing:
             raise Unsized
         if self.start > size:
             self._behind_the_end(size)
-        self._same_object("", size)
+        self._begin("", size)
         return self.version()
 
-    def changed(self, how: str) -> NoReturn:
+    def changed(self, how: str, cause: Exception | None = None) -> NoReturn:
         """Raise the error of an object that is not what it was."""
         msg = f"the object changed while it was being read: {how}"
-        raise ObjectChangedError(msg, uri=str(self.call.uri), operation=self.call.operation)
+        raise ObjectChangedError(msg, uri=str(self.call.uri), operation=self.call.operation) from cause
 
     def _behind_the_end(self, size: int) -> NoReturn:
         msg = f"offset {self.start} lies behind the end of the object ({size} bytes)"
@@ -385,7 +401,7 @@ def to_error(call: Call, head: Head, fault: Fault, tries: int) -> StoreError:
     kind = _KINDS.get(head.status, StoreError)
     if fault.code in _DENIAL_CODES:
         kind = AccessDeniedError
-    elif head.status in RETRYABLE_STATUS or fault.code in _BUSY_CODES:
+    elif head.status != 408 and (head.status in RETRYABLE_STATUS or fault.code in _BUSY_CODES):
         kind = StoreUnavailableError
     elif (head.status == 412 and call.operation == "put") or (head.status == 409 and fault.code in _EXISTS_CODES):
         kind = AlreadyExistsError
@@ -403,7 +419,7 @@ def _advice(head: Head, fault: Fault) -> str:
     if fault.code in _DENIAL_CODES:
         return "; get new credentials (or set the clock)"
     if head.status in (401, 403) and not fault.message:
-        return "access denied; check the credentials and the permissions"
+        return "; check the credentials and the permissions"
     return ""
 
 

@@ -1,0 +1,147 @@
+"""Room card: the contract on S3, against two servers that share no code: rclone (signatures) and moto (conditions).
+
+Knows what each server cannot do, and the rules of S3 that no other backend has.  Must not test signatures or
+credentials.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import s3dlio
+from s3dlio import AccessDeniedError, AlreadyExistsError, OptionError, StoreOptions, StoreUnavailableError, open_store
+from s3dlio.fetch import Fetcher, Read
+from s3dlio.retry import RetryPolicy
+from s3dlio.uri import parse
+from tests.contract import StoreContract
+from tests.contract_base import unique
+
+if TYPE_CHECKING:
+    from s3dlio.testing import S3Server
+    from tests.servers.moto import MotoServer
+
+
+class _S3(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _one_store(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same settings in all tests, so that they share a store, and with it what is found only once."""
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            monkeypatch.setenv(name, "/nonexistent")
+
+    @pytest.fixture
+    def root(self) -> str:
+        if not s3dlio.exists("s3://contract"):
+            s3dlio.create_bucket("contract")
+        return f"s3://contract/{unique('t')}/"
+
+    @pytest.fixture
+    def nowhere(self) -> str:
+        return f"s3://{unique('nowhere')}/"
+
+    @pytest.fixture
+    def fresh_container(self) -> str:
+        return f"s3://{unique('fresh')}"
+
+    def test_metadata_keeps_its_blanks(self, root: str) -> None:
+        s3dlio.put(f"{root}x", b"", metadata={"note": "two  blanks, \t none lost".replace("\t", "")})
+        assert s3dlio.stat(f"{root}x")["metadata"] == {"note": "two  blanks,  none lost"}
+
+    @pytest.mark.parametrize("metadata", [{"a b": "x"}, {"name": "ü"}, {"name": "x\r\nx-evil: 1"}, {"a:b": "x"}])
+    def test_metadata_that_no_header_can_carry_is_refused(self, root: str, metadata: dict[str, str]) -> None:
+        with pytest.raises(OptionError, match="metadata name|value of"):
+            s3dlio.put(f"{root}x", b"", metadata=metadata)
+        assert not s3dlio.exists(f"{root}x")
+
+    def test_a_bucket_without_scheme_is_one_of_s3(self) -> None:
+        name = unique("bare")
+        s3dlio.create_bucket(name)
+        assert f"s3://{name}" in s3dlio.list_containers()
+        s3dlio.delete_bucket(name)
+        assert not s3dlio.exists(f"s3://{name}")
+
+    def test_nothing_is_asked_before_a_small_read(self, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        s3dlio.put(f"{root}x", b"small")
+        monkeypatch.setattr("s3dlio.stores.s3.S3Store.head", None)
+        assert s3dlio.get(f"{root}x") == b"small"
+        assert s3dlio.get_many([f"{root}x"] * 3)[2][1] == b"small"
+
+
+class TestRclone(_S3):
+    """rclone's server, which keeps objects as files and checks signatures."""
+
+    refuses_overwrite = False  # the server ignores If-None-Match
+    has_flat_keys = False  # the server keeps objects as files
+    has_markers = False  # the server takes the slash off
+    several_pages = 1005
+
+    @pytest.fixture(autouse=True)
+    def server(self, rclone: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+        """The server, found through the environment."""
+        for name, value in rclone.env.items():
+            monkeypatch.setenv(name, value)
+        # It answers 500 to what its disk refuses; that is tried again, and need not take long here.
+        monkeypatch.setattr(RetryPolicy, "pause_s", lambda *_: 0.0)
+        return rclone
+
+    def test_mkdir_makes_what_listings_do_not_show(self, root: str) -> None:
+        """The server makes an empty object of it, so that there is something at least."""
+        s3dlio.mkdir(f"{root}dir/sub")
+        assert s3dlio.list(root, recursive=False) == [f"{root}dir/"]
+        assert s3dlio.stat(f"{root}dir/sub")["size"] == 0
+
+    def test_an_empty_object_that_ends_in_a_slash_is_a_directory(self, root: str) -> None:
+        """The server takes the slash off."""
+        s3dlio.put(f"{root}dir/", b"")
+        assert s3dlio.list(root) == [f"{root}dir"]
+
+    def test_wrong_keys_are_denied_whatever_is_asked(self, root: str, server: S3Server) -> None:
+        s3dlio.put(f"{root}x", b"x")
+        options = StoreOptions(access_key_id=server.access_key, secret_access_key="wrong" * 8)
+        fetcher = Fetcher(open_store(root, options))
+        with pytest.raises(AccessDeniedError) as caught:
+            fetcher.read(Read(parse(f"{root}x")))
+        assert caught.value.uri == f"{root}x"
+        assert "wrong" not in str(caught.value)
+        with pytest.raises(AccessDeniedError):
+            fetcher.read_all([Read(parse(f"{root}x"))] * 3)
+
+    def test_exists_fails_when_it_cannot_be_known(self, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong" * 8)
+        for ask in (s3dlio.exists, s3dlio.list, s3dlio.stat, s3dlio.delete):
+            with pytest.raises(AccessDeniedError):
+                ask(f"{root}x")
+        with pytest.raises(AccessDeniedError):
+            s3dlio.list_containers()
+
+    def test_no_connection_is_no_answer(self, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        for ask in (s3dlio.exists, s3dlio.list, s3dlio.get):
+            with pytest.raises(StoreUnavailableError, match="127.0.0.1:9"):
+                ask(f"{root}x")
+
+
+class TestMoto(_S3):
+    """moto, which knows conditional requests and answers much of the S3 interface."""
+
+    impossible_keys = frozenset({"new\nline"})  # its router knows no line ends
+    refuses_second_container = False  # as S3 itself in us-east-1, if the bucket is one's own
+    several_pages = 1005
+
+    @pytest.fixture(autouse=True)
+    def server(self, moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> MotoServer:
+        """The server, found through the environment."""
+        for name, value in moto.env.items():
+            monkeypatch.setenv(name, value)
+        return moto
+
+    def test_a_bucket_is_made_in_the_region_and_once(
+        self, fresh_container: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_REGION", "eu-north-1")
+        s3dlio.create_bucket(fresh_container)
+        with pytest.raises(AlreadyExistsError):
+            s3dlio.create_bucket(fresh_container)
+        s3dlio.put(f"{fresh_container}/x", b"x")
+        assert s3dlio.get(f"{fresh_container}/x") == b"x"
