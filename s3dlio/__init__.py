@@ -21,38 +21,56 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         ManyStats,
         create_bucket,
         delete,
-        delete_async,
         delete_bucket,
         exists,
-        exists_async,
         get,
-        get_async,
         get_into,
-        get_into_async,
         get_many,
-        get_many_async,
         get_many_stats,
-        get_many_stats_async,
         get_range,
-        get_range_async,
-        list_async,
         list_containers,
         mkdir,
-        mkdir_async,
         put,
-        put_async,
         put_bytes,
-        put_bytes_async,
         put_many,
-        put_many_async,
         stat,
-        stat_async,
         stat_many,
-        stat_many_async,
     )
     from s3dlio.api import list_uris as list  # noqa: A004 - the contract's name
+    from s3dlio.awaitable import (
+        delete_async,
+        exists_async,
+        get_async,
+        get_into_async,
+        get_many_async,
+        get_many_stats_async,
+        get_range_async,
+        list_async,
+        mkdir_async,
+        put_async,
+        put_bytes_async,
+        put_many_async,
+        stat_async,
+        stat_many_async,
+    )
     from s3dlio.buffers import BytesView
     from s3dlio.cancel import CancellationToken
+    from s3dlio.compat.original import (
+        AzureConfig,
+        AzureObjectStore,
+        DirectIOConfig,
+        DirectIOObjectStore,
+        FileSystemConfig,
+        FileSystemObjectStore,
+        GcsConfig,
+        GcsObjectStore,
+        RangeEngineConfig,
+        S3Config,
+        S3ObjectStore,
+        get_object,
+        list_objects,
+        stat_object,
+    )
     from s3dlio.dataset import ObjectDataset, create_dataset
     from s3dlio.errors import (
         AccessDeniedError,
@@ -73,17 +91,19 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         StoreUnavailableError,
         UriError,
     )
+    from s3dlio.object_store import ObjectStore, open_store
     from s3dlio.options import StoreOptions
-    from s3dlio.stores import open_store
     from s3dlio.stores.base import Store
     from s3dlio.torch import S3IterableDataset, S3MapDataset
 
 _VERBS = (
-    "create_bucket", "delete", "delete_async", "delete_bucket", "exists", "exists_async", "get", "get_async",
-    "get_into", "get_into_async", "get_many", "get_many_async", "get_many_stats", "get_many_stats_async",
-    "get_range", "get_range_async", "list_async", "list_containers", "ManyStats", "mkdir", "mkdir_async",
-    "put", "put_async", "put_bytes", "put_bytes_async", "put_many", "put_many_async", "stat", "stat_async",
-    "stat_many", "stat_many_async",
+    "create_bucket", "delete", "delete_bucket", "exists", "get", "get_into", "get_many", "get_many_stats",
+    "get_range", "list_containers", "ManyStats", "mkdir", "put", "put_bytes", "put_many", "stat", "stat_many",
+)  # fmt: skip
+_AWAITABLE = (
+    "delete_async", "exists_async", "get_async", "get_into_async", "get_many_async", "get_many_stats_async",
+    "get_range_async", "list_async", "mkdir_async", "put_async", "put_bytes_async", "put_many_async",
+    "stat_async", "stat_many_async",
 )  # fmt: skip
 _ERRORS = (
     "AccessDeniedError", "AlreadyExistsError", "CancelledError", "ClosedError", "ForkError", "FormatError",
@@ -91,10 +111,18 @@ _ERRORS = (
     "S3dlioError", "StoreError", "StoreTimeoutError", "StoreUnavailableError", "UriError",
 )  # fmt: skip
 
+_ORIGINAL = (
+    "AzureConfig", "AzureObjectStore", "DirectIOConfig", "DirectIOObjectStore", "FileSystemConfig",
+    "FileSystemObjectStore", "GcsConfig", "GcsObjectStore", "RangeEngineConfig", "S3Config", "S3ObjectStore",
+    "get_object", "list_objects", "stat_object",
+)  # fmt: skip
+
 #: Public name -> module and the name there.
 _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.api", name) for name in _VERBS},
+    **{name: ("s3dlio.awaitable", name) for name in _AWAITABLE},
     **{name: ("s3dlio.errors", name) for name in _ERRORS},
+    **{name: ("s3dlio.compat.original", name) for name in _ORIGINAL},
     "list": ("s3dlio.api", "list_uris"),
     "BytesView": ("s3dlio.buffers", "BytesView"),
     "CancellationToken": ("s3dlio.cancel", "CancellationToken"),
@@ -102,7 +130,8 @@ _PLACES: dict[str, tuple[str, str]] = {
     "Store": ("s3dlio.stores.base", "Store"),
     "StoreOptions": ("s3dlio.options", "StoreOptions"),
     "create_dataset": ("s3dlio.dataset", "create_dataset"),
-    "open_store": ("s3dlio.stores", "open_store"),
+    "ObjectStore": ("s3dlio.object_store", "ObjectStore"),
+    "open_store": ("s3dlio.object_store", "open_store"),
 }
 #: Names that need a framework. Not in ``__all__``, so that ``import *`` never imports one.
 _FRAMEWORK_PLACES: dict[str, tuple[str, str]] = {

@@ -1,18 +1,15 @@
 """The verbs: what a user calls.
 
 Floor 6. Knows the public contract (argument forms, defaults, errors at the door) and hands the work to
-the floors below; must not know any backend. ``x_async`` does what ``x`` does, in a thread, and returns
-a coroutine.
+the floors below; must not know any backend. :mod:`s3dlio.awaitable` and :mod:`s3dlio.object_store` offer
+the same verbs awaitable, and with settings of one's own.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
-from contextvars import ContextVar, copy_context
-from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3dlio import listing
 from s3dlio.buffers import BytesView, flat_bytes, writable_bytes
@@ -20,28 +17,33 @@ from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW, map_all
 from s3dlio.errors import NotFoundError, ObjectChangedError, OptionError, UriError
 from s3dlio.fetch import Fetcher, Read
-from s3dlio.options import DEFAULT_IN_FLIGHT
+from s3dlio.options import DEFAULT_IN_FLIGHT, StoreOptions
 from s3dlio.ranges import from_offset_length
-from s3dlio.stores import open_store
+from s3dlio.stores import open_store as shared_store
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
 from s3dlio.uri import CONTAINER_SCHEMES, Uri, parse, parse_object
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Mapping
 
     from typing_extensions import Buffer
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 #: Stops the verbs called in this context; set by the ``_async`` twins.
-_context_token: ContextVar[CancellationToken | None] = ContextVar("s3dlio_token", default=None)
+context_token: ContextVar[CancellationToken | None] = ContextVar("s3dlio_token", default=None)
+
+
+#: Settings of the store that the verbs called in this context use; set by :class:`ObjectStore`.
+context_options: ContextVar[StoreOptions | None] = ContextVar("s3dlio_options", default=None)
+
+
+def _open(uri: Uri) -> Store:
+    return shared_store(uri, context_options.get())
 
 
 def _token() -> CancellationToken:
-    return _context_token.get() or CREW.get().token
+    return context_token.get() or CREW.get().token
 
 
 def _fetcher(store: Store, max_in_flight: int = DEFAULT_IN_FLIGHT) -> Fetcher:
@@ -76,7 +78,7 @@ def get(uri: str) -> BytesView:
         b'spam'
     """
     where = parse_object(uri, "get")
-    store = open_store(where)
+    store = _open(where)
     known = store.sizes.get(where)
     try:
         return _fetcher(store).read(Read(where, known=known))
@@ -101,7 +103,7 @@ def get_range(uri: str, offset: int, length: int | None = None) -> BytesView:
     """
     start, stop = from_offset_length(offset, length)
     where = parse_object(uri, "get_range")
-    return _fetcher(open_store(where)).read(Read(where, start, stop))
+    return _fetcher(_open(where)).read(Read(where, start, stop))
 
 
 def get_into(uri: str, buffer: object, offset: int = 0) -> int:
@@ -124,7 +126,7 @@ def get_into(uri: str, buffer: object, offset: int = 0) -> int:
     start, _ = from_offset_length(offset, None)
     where = parse_object(uri, "get_into")
     target = writable_bytes(buffer)
-    return len(_fetcher(open_store(where)).read(Read(where, start, None, target)))
+    return len(_fetcher(_open(where)).read(Read(where, start, None, target)))
 
 
 def get_many(
@@ -217,7 +219,7 @@ def exists(uri: str) -> bool:
         StoreError: It cannot be found out: no permission, no connection.
     """
     where = parse(uri)
-    store = open_store(where)
+    store = _open(where)
     try:
         if where.key:
             store.head(where, _token())
@@ -241,7 +243,7 @@ def stat(uri: str) -> dict[str, Any]:
         StoreError: It cannot be found out.
     """
     where = parse_object(uri, "stat")
-    return _mapping(open_store(where).head(where, _token()))
+    return _mapping(_open(where).head(where, _token()))
 
 
 def _mapping(info: ObjectInfo) -> dict[str, Any]:
@@ -283,7 +285,7 @@ def put(
     """
     where = parse_object(uri, "put")
     options = PutOptions(content_type, metadata or {}, overwrite)
-    store = open_store(where)
+    store = _open(where)
     store.sizes.forget(where)
     store.put(where, flat_bytes(data), options, _token())
 
@@ -309,7 +311,7 @@ def put_many(items: Iterable[tuple[str, Buffer]], max_in_flight: int = DEFAULT_I
 
     def write(pair: tuple[str, Buffer]) -> None:
         where = parse_object(pair[0], "put_many")
-        store = open_store(where)
+        store = _open(where)
         store.sizes.forget(where)
         store.put(where, flat_bytes(pair[1]), PutOptions(), token)
 
@@ -353,14 +355,14 @@ def _delete_exactly(uris: list[Uri]) -> None:
     for uri in uris:
         groups.setdefault((uri.scheme, uri.container), []).append(uri)
     for group in groups.values():
-        store = open_store(group[0])
+        store = _open(group[0])
         for uri in group:
             store.sizes.forget(uri)
         store.delete(group, _token())
 
 
 def _delete_below(prefix: Uri, pattern: str | re.Pattern[str] | None) -> None:
-    store = open_store(prefix)
+    store = _open(prefix)
     below = prefix if not prefix.key or prefix.key.endswith("/") else prefix.with_key(prefix.key + "/")
     if below.scheme in ("file", "direct") and below.key == "/":
         msg = "refusing to delete the root directory"
@@ -405,7 +407,7 @@ def list_uris(
 def mkdir(uri: str) -> None:
     """Make a directory and its parents; on object stores an empty object whose key ends in ``/``."""
     where = parse_object(uri, "mkdir")
-    open_store(where).mkdir(where, _token())
+    _open(where).mkdir(where, _token())
 
 
 def create_bucket(name: str) -> None:
@@ -419,7 +421,7 @@ def create_bucket(name: str) -> None:
         StoreError: It cannot be created.
     """
     where = _container(name)
-    open_store(where).create_container(where, _token())
+    _open(where).create_container(where, _token())
 
 
 def delete_bucket(name: str) -> None:
@@ -433,7 +435,7 @@ def delete_bucket(name: str) -> None:
         StoreError: It is not empty, or cannot be deleted.
     """
     where = _container(name)
-    open_store(where).delete_container(where, _token())
+    _open(where).delete_container(where, _token())
 
 
 def list_containers(uri: str = "s3://") -> list[str]:
@@ -450,7 +452,7 @@ def list_containers(uri: str = "s3://") -> list[str]:
     """
     scheme, _, rest = uri.partition("://")
     where = Uri(scheme.lower(), rest.strip("/"), "") if scheme.lower() in CONTAINER_SCHEMES else parse(uri)
-    names = open_store(where).list_containers(where, _token())
+    names = _open(where).list_containers(where, _token())
     if where.scheme not in CONTAINER_SCHEMES:
         return [f"{where.scheme}://{where.key.rstrip('/')}/{name}" for name in names]
     lead = f"{where.container}/" if where.scheme == "az" and where.container else ""
@@ -478,56 +480,4 @@ def _one_scheme(uris: Sequence[str], operation: str) -> None:
 
 def _common_store(uris: Sequence[str], operation: str) -> Store:
     _one_scheme(uris, operation)
-    return open_store(parse(uris[0]))
-
-
-# -- the same, awaitable ------------------------------------------------------------------------------
-
-
-def _awaitable(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Return a coroutine function that runs ``verb`` in a thread of the library.
-
-    Cancelling the task stops the work.
-    """
-
-    @wraps(verb)
-    async def twin(*args: P.args, **kwargs: P.kwargs) -> T:
-        future: Future[T] = Future()
-        token = CancellationToken(CREW.get().token)
-        context = copy_context()
-        context.run(_context_token.set, token)
-
-        def work() -> None:
-            try:
-                future.set_result(context.run(verb, *args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 - a thread's boundary: the future raises it
-                future.set_exception(error)
-
-        CREW.get().start(work)
-        try:
-            return await asyncio.shield(asyncio.wrap_future(future))
-        except asyncio.CancelledError:
-            token.cancel()
-            raise
-        finally:
-            token.detach()
-
-    twin.__name__ = twin.__qualname__ = f"{verb.__name__}_async"
-    twin.__doc__ = f"Do as :func:`{verb.__name__}` does; cancelling the task stops the work."
-    return twin
-
-
-get_async = _awaitable(get)
-get_range_async = _awaitable(get_range)
-get_into_async = _awaitable(get_into)
-get_many_async = _awaitable(get_many)
-get_many_stats_async = _awaitable(get_many_stats)
-stat_async = _awaitable(stat)
-stat_many_async = _awaitable(stat_many)
-exists_async = _awaitable(exists)
-put_async = _awaitable(put)
-put_bytes_async = _awaitable(put_bytes)
-put_many_async = _awaitable(put_many)
-delete_async = _awaitable(delete)
-list_async = _awaitable(list_uris)
-mkdir_async = _awaitable(mkdir)
+    return _open(parse(uris[0]))

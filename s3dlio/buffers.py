@@ -53,7 +53,7 @@ class _Shelf:
     def give_back(self, block: memoryview) -> None:
         # The exact sum only near the limit: this runs for every object that is let go.
         mine = len(self.free) * self.block_bytes
-        if (mine + self.block_bytes) * 2 <= self.pool.budget_bytes or self.pool.has_room(self.block_bytes):
+        if mine + self.block_bytes <= self.pool.share_bytes or self.pool.has_room(self.block_bytes):
             self.free.append(block)
 
 
@@ -83,7 +83,8 @@ class BufferPool:
 
     Args:
         budget_bytes: Bytes of free blocks kept for the next use; what is in use is not counted. Each
-            block size may always have half of it, so that in the worst case it is exceeded by some.
+            block size may always have an equal share of it, so that while sizes change it may be exceeded,
+            never by more than itself.
     """
 
     def __init__(self, budget_bytes: int = DEFAULT_POOL_BYTES) -> None:
@@ -93,6 +94,7 @@ class BufferPool:
         self.budget_bytes = budget_bytes
         self._shelves: dict[int, _Shelf] = {}
         self._all: tuple[_Shelf, ...] = ()
+        self.share_bytes = budget_bytes  # what each block size may have without asking
         self._last: tuple[int, _Shelf] = (-1, _Shelf(self, 0))  # samples tend to be of one size
 
     def take(self, length: int) -> Lease:
@@ -130,6 +132,7 @@ class BufferPool:
         shelf = self._shelves.setdefault(size, _Shelf(self, size))
         # A new tuple, so that a give_back running in another thread never sees it change.
         self._all = tuple(self._shelves.values())
+        self.share_bytes = self.budget_bytes // len(self._all)
         return shelf
 
     def _map(self, shelf: _Shelf) -> memoryview:
@@ -239,7 +242,8 @@ class BytesView(np.ndarray[Any, Any]):
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Decode to text, as ``bytes.decode`` does."""
-        return str(bytes_of(self), encoding, errors)
+        memory = bytes_of(self)
+        return str(memory if memory.contiguous else memory.tobytes(), encoding, errors)
 
     def hex(self) -> str:
         """Return the bytes as hexadecimal digits."""

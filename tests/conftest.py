@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+for name in ("contract", "contract_base", "contract_reads", "contract_writes", "contract_lists"):
+    pytest.register_assert_rewrite(f"tests.{name}")
+
 _CLOUD_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "S3DLIO_")
 _CLOUD_NAMES = ("STORAGE_EMULATOR_HOST",)
 

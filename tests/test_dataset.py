@@ -120,10 +120,9 @@ def test_a_misspelt_format_is_refused(space: str) -> None:
 def test_an_object_that_vanishes_is_an_error_and_not_the_end(space: str) -> None:
     dataset = s3dlio.create_dataset(f"{space}raw/")
     s3dlio.delete(f"{space}raw/050.bin")
-    seen = []
+    seen: list[int] = []
     with pytest.raises(NotFoundError):
-        for view in dataset:
-            seen.append(view[0])
+        seen.extend(view[0] for view in dataset)
     assert seen == list(range(len(seen)))
 
 

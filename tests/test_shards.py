@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ READERS = st.integers(1, 9)
 @given(COUNTS, READERS)
 def test_uneven_shares_are_the_whole_once(count: int, readers: int) -> None:
     parts = [list(share(count, Shard(index, readers), "uneven")) for index in range(readers)]
-    assert sorted(sum(parts, [])) == list(range(count))
+    assert sorted(chain(*parts)) == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
@@ -24,14 +26,14 @@ def test_uneven_shares_are_the_whole_once(count: int, readers: int) -> None:
 def test_padded_shares_are_equal_and_cover_all(count: int, readers: int) -> None:
     parts = [list(share(count, Shard(index, readers), "pad")) for index in range(readers)]
     assert len({len(part) for part in parts}) == 1
-    assert set(sum(parts, [])) == set(range(count))
+    assert set(chain(*parts)) == set(range(count))
     assert len(parts[0]) == -(-count // readers)
 
 
 @given(COUNTS, READERS)
 def test_dropping_shares_are_equal_and_never_repeat(count: int, readers: int) -> None:
     parts = [list(share(count, Shard(index, readers), "drop")) for index in range(readers)]
-    together = sum(parts, [])
+    together = list(chain(*parts))
     assert len({len(part) for part in parts}) == 1
     assert len(together) == len(set(together)) == count // readers * readers
 
@@ -41,7 +43,7 @@ def test_workers_split_their_ranks_part_exactly(count: int, ranks: int, workers:
     for rank in range(ranks):
         whole = share(count, Shard(rank, ranks), policy)
         parts = [list(nest(whole, Shard(worker, workers))) for worker in range(workers)]
-        assert sorted(sum(parts, [])) == sorted(whole)
+        assert sorted(chain(*parts)) == sorted(whole)
 
 
 def test_padding_goes_round_like_torchs_distributed_sampler() -> None:

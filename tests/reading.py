@@ -1,0 +1,96 @@
+"""Room card: the ways in which the tests of the wire read one object, and the store they read it from.
+
+Knows the public verbs and how to make them impatient.  Must not know faults.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from typing import TYPE_CHECKING, Any
+
+import s3dlio
+from s3dlio import api
+from s3dlio.options import StoreOptions
+from s3dlio.stores import close_stores, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pytest
+
+    from tests.servers.faults import FaultOrigin, Logged
+
+PATH = "/bucket/key"
+URI = "s3://bucket/key"
+#: A healthy neighbour: with two objects to read, a batch takes the fast lane.
+OTHER_PATH = "/bucket/other"
+OTHER_URI = "s3://bucket/other"
+OTHER = b"the other one"
+KIB = 1024
+CHUNK = 64 * KIB  # the least that StoreOptions takes
+
+
+def impatient(endpoint_url: str, **changes: Any) -> StoreOptions:
+    """Returns options with which failures are soon over; ``changes`` win."""
+    given: dict[str, Any] = {
+        "endpoint_url": endpoint_url,
+        "access_key_id": "AKIDEXAMPLE",
+        "secret_access_key": "example-secret",
+        "region": "us-east-1",
+        "connect_timeout_s": 5.0,
+        "read_timeout_s": 5.0,
+        "retry_base_s": 0.001,
+        "retry_max_s": 0.01,
+    }
+    return StoreOptions(**(given | changes))
+
+
+@contextlib.contextmanager
+def verbs_with(monkeypatch: pytest.MonkeyPatch, options: StoreOptions) -> Iterator[StoreOptions]:
+    """Makes the public verbs open their stores with these options, and closes the stores afterwards."""
+    monkeypatch.setattr(api, "open_store", functools.partial(open_store, options=options))
+    try:
+        yield options
+    finally:
+        close_stores()
+
+
+def _get(uri: str) -> bytes:
+    return bytes(s3dlio.get(uri))
+
+
+def _get_range(uri: str) -> bytes:
+    return bytes(s3dlio.get_range(uri, 0))
+
+
+def _get_into(uri: str) -> bytes:
+    buffer = bytearray(4 << 20)
+    return bytes(buffer[: s3dlio.get_into(uri, buffer)])
+
+
+def _get_many(uri: str) -> bytes:
+    # One more than there are lanes in use at first, the faulty one first: its reader is the caller's thread.
+    (_, wanted), (_, other) = s3dlio.get_many([uri, OTHER_URI], max_in_flight=2)
+    assert other == OTHER
+    return bytes(wanted)
+
+
+#: The plain ways go through the transport; a batch tries the lane first, so one request more may be seen.
+WAYS: dict[str, Callable[[str], bytes]] = {
+    "get": _get,
+    "get_range": _get_range,
+    "get_into": _get_into,
+    "get_many": _get_many,
+}
+
+
+def requests_for(origin: FaultOrigin, path: str = PATH) -> list[Logged]:
+    """Returns the requests that an origin got for one path."""
+    return [request for request in origin.requests if request.target == path]
+
+
+def random_bytes(count: int) -> bytes:
+    """Returns bytes of which no two stretches are alike: a byte in a wrong place shows."""
+    return os.urandom(count)
