@@ -113,13 +113,12 @@ class RangeSigner:
         fields: Further header lines, unsigned, each ended by CR LF.
     """
 
-    __slots__ = ("_after_key", "_before_key", "_key", "_lead", "_text", "second")
+    __slots__ = ("_after_key", "_before_key", "_inner", "_outer", "_text", "second")
 
     def __init__(self, pair: KeyPair, region: str, place: tuple[str, str], second: int, fields: str) -> None:
         host, path = place
         stamp = _stamp(second)
         self.second = second
-        self._key = _signing_key(pair.secret_key, stamp[:8], region)
         scope = f"{stamp[:8]}/{region}/s3/aws4_request"
         headers = {"host": host, "x-amz-content-sha256": UNSIGNED, "x-amz-date": stamp}
         if pair.token:
@@ -128,7 +127,11 @@ class RangeSigner:
         signed = ";".join(headers)
         self._before_key = f"{path}/"
         self._text = f"\n\n{lines}\n{signed}\n{UNSIGNED}"
-        self._lead = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n"
+        # The two halves of the HMAC, fed with all that comes before the request's own digest.
+        block = _signing_key(pair.secret_key, stamp[:8], region).ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._inner.update(f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n".encode())
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
         sent = lines.replace("\n", "\r\n")
         self._after_key = (
             f" HTTP/1.1\r\n{fields}{sent}authorization: AWS4-HMAC-SHA256 Credential={pair.access_key}/{scope}, "
@@ -139,5 +142,8 @@ class RangeSigner:
         """Return the head of a GET of ``key`` with ``Range: span``."""
         target = f"{self._before_key}{quote_key(key)}"
         digest = hashlib.sha256(f"GET\n{target}{self._text}".encode()).hexdigest()
-        signature = hmac.digest(self._key, f"{self._lead}{digest}".encode(), "sha256").hex()
-        return f"GET {target}{self._after_key}{signature}\r\nrange: {span}\r\n\r\n".encode("latin-1")
+        inner = self._inner.copy()
+        inner.update(digest.encode())
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return f"GET {target}{self._after_key}{outer.hexdigest()}\r\nrange: {span}\r\n\r\n".encode("latin-1")
