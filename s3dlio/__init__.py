@@ -19,24 +19,19 @@ if TYPE_CHECKING:  # what type checkers see of the table below
 
     from s3dlio.api import (
         ManyStats,
-        create_bucket,
         delete,
-        delete_bucket,
         exists,
         get,
         get_into,
         get_many,
         get_many_stats,
         get_range,
-        list_containers,
-        mkdir,
         put,
         put_bytes,
         put_many,
         stat,
         stat_many,
     )
-    from s3dlio.api import list_uris as list  # noqa: A004 - the contract's name
     from s3dlio.awaitable import (
         delete_async,
         exists_async,
@@ -53,6 +48,8 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         stat_async,
         stat_many_async,
     )
+    from s3dlio.buckets import create_bucket, delete_bucket, list_containers, mkdir
+    from s3dlio.buckets import list_uris as list  # noqa: A004 - the contract's name
     from s3dlio.buffers import BytesView
     from s3dlio.cancel import CancellationToken
     from s3dlio.compat.original import (
@@ -97,9 +94,10 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.torch import S3IterableDataset, S3MapDataset
 
 _VERBS = (
-    "create_bucket", "delete", "delete_bucket", "exists", "get", "get_into", "get_many", "get_many_stats",
-    "get_range", "list_containers", "ManyStats", "mkdir", "put", "put_bytes", "put_many", "stat", "stat_many",
+    "ManyStats", "delete", "exists", "get", "get_into", "get_many", "get_many_stats", "get_range", "put",
+    "put_bytes", "put_many", "stat", "stat_many",
 )  # fmt: skip
+_BUCKET_VERBS = ("create_bucket", "delete_bucket", "list_containers", "mkdir")
 _AWAITABLE = (
     "delete_async", "exists_async", "get_async", "get_into_async", "get_many_async", "get_many_stats_async",
     "get_range_async", "list_async", "mkdir_async", "put_async", "put_bytes_async", "put_many_async",
@@ -120,10 +118,11 @@ _ORIGINAL = (
 #: Public name -> module and the name there.
 _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.api", name) for name in _VERBS},
+    **{name: ("s3dlio.buckets", name) for name in _BUCKET_VERBS},
     **{name: ("s3dlio.awaitable", name) for name in _AWAITABLE},
     **{name: ("s3dlio.errors", name) for name in _ERRORS},
     **{name: ("s3dlio.compat.original", name) for name in _ORIGINAL},
-    "list": ("s3dlio.api", "list_uris"),
+    "list": ("s3dlio.buckets", "list_uris"),
     "BytesView": ("s3dlio.buffers", "BytesView"),
     "CancellationToken": ("s3dlio.cancel", "CancellationToken"),
     "ObjectDataset": ("s3dlio.dataset", "ObjectDataset"),

@@ -21,7 +21,7 @@ from s3dlio.options import DEFAULT_IN_FLIGHT, StoreOptions
 from s3dlio.ranges import from_offset_length
 from s3dlio.stores import open_store as shared_store
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
-from s3dlio.uri import CONTAINER_SCHEMES, Uri, parse, parse_object
+from s3dlio.uri import Uri, parse, parse_object
 
 if TYPE_CHECKING:
     import re
@@ -38,16 +38,18 @@ context_token: ContextVar[CancellationToken | None] = ContextVar("s3dlio_token",
 context_options: ContextVar[StoreOptions | None] = ContextVar("s3dlio_options", default=None)
 
 
-def _open(uri: Uri) -> Store:
+def store_of(uri: Uri) -> Store:
+    """Return the store for a URI, with the settings of the current context."""
     return shared_store(uri, context_options.get())
 
 
-def _token() -> CancellationToken:
+def current_token() -> CancellationToken:
+    """Return what stops the verbs called in the current context."""
     return context_token.get() or CREW.get().token
 
 
 def _fetcher(store: Store, max_in_flight: int = DEFAULT_IN_FLIGHT) -> Fetcher:
-    return Fetcher(store, max_in_flight=max_in_flight, token=_token())
+    return Fetcher(store, max_in_flight=max_in_flight, token=current_token())
 
 
 # -- reads --------------------------------------------------------------------------------------------
@@ -78,7 +80,7 @@ def get(uri: str) -> BytesView:
         b'spam'
     """
     where = parse_object(uri, "get")
-    store = _open(where)
+    store = store_of(where)
     known = store.sizes.get(where)
     try:
         return _fetcher(store).read(Read(where, known=known))
@@ -103,7 +105,7 @@ def get_range(uri: str, offset: int, length: int | None = None) -> BytesView:
     """
     start, stop = from_offset_length(offset, length)
     where = parse_object(uri, "get_range")
-    return _fetcher(_open(where)).read(Read(where, start, stop))
+    return _fetcher(store_of(where)).read(Read(where, start, stop))
 
 
 def get_into(uri: str, buffer: object, offset: int = 0) -> int:
@@ -126,7 +128,7 @@ def get_into(uri: str, buffer: object, offset: int = 0) -> int:
     start, _ = from_offset_length(offset, None)
     where = parse_object(uri, "get_into")
     target = writable_bytes(buffer)
-    return len(_fetcher(_open(where)).read(Read(where, start, None, target)))
+    return len(_fetcher(store_of(where)).read(Read(where, start, None, target)))
 
 
 def get_many(
@@ -182,7 +184,7 @@ def stat_many(uris: Iterable[str], concurrency: int = DEFAULT_IN_FLIGHT) -> list
     if not given:
         return []
     store = _common_store(given, "stat_many")
-    token = _token()
+    token = current_token()
 
     def ask(uri: str) -> ObjectInfo:
         where = parse_object(uri, "stat_many")
@@ -219,12 +221,12 @@ def exists(uri: str) -> bool:
         StoreError: It cannot be found out: no permission, no connection.
     """
     where = parse(uri)
-    store = _open(where)
+    store = store_of(where)
     try:
         if where.key:
-            store.head(where, _token())
+            store.head(where, current_token())
         else:
-            next(iter(store.entries(where, _token(), recursive=False)), None)
+            next(iter(store.entries(where, current_token(), recursive=False)), None)
     except NotFoundError:
         return False
     return True
@@ -243,7 +245,7 @@ def stat(uri: str) -> dict[str, Any]:
         StoreError: It cannot be found out.
     """
     where = parse_object(uri, "stat")
-    return _mapping(_open(where).head(where, _token()))
+    return _mapping(store_of(where).head(where, current_token()))
 
 
 def _mapping(info: ObjectInfo) -> dict[str, Any]:
@@ -285,9 +287,9 @@ def put(
     """
     where = parse_object(uri, "put")
     options = PutOptions(content_type, metadata or {}, overwrite)
-    store = _open(where)
+    store = store_of(where)
     store.sizes.forget(where)
-    store.put(where, flat_bytes(data), options, _token())
+    store.put(where, flat_bytes(data), options, current_token())
 
 
 def put_bytes(uri: str, data: Buffer) -> None:
@@ -306,12 +308,13 @@ def put_many(items: Iterable[tuple[str, Buffer]], max_in_flight: int = DEFAULT_I
         StoreError: The first failure; what had not begun is not written.
     """
     pairs = list(items)
-    _one_scheme([uri for uri, _ in pairs], "put_many")
-    token = _token()
+    if not pairs:
+        return
+    store = _common_store([uri for uri, _ in pairs], "put_many")
+    token = current_token()
 
     def write(pair: tuple[str, Buffer]) -> None:
         where = parse_object(pair[0], "put_many")
-        store = _open(where)
         store.sizes.forget(where)
         store.put(where, flat_bytes(pair[1]), PutOptions(), token)
 
@@ -355,112 +358,24 @@ def _delete_exactly(uris: list[Uri]) -> None:
     for uri in uris:
         groups.setdefault((uri.scheme, uri.container), []).append(uri)
     for group in groups.values():
-        store = _open(group[0])
+        store = store_of(group[0])
         for uri in group:
             store.sizes.forget(uri)
-        store.delete(group, _token())
+        store.delete(group, current_token())
 
 
 def _delete_below(prefix: Uri, pattern: str | re.Pattern[str] | None) -> None:
-    store = _open(prefix)
+    store = store_of(prefix)
     below = prefix if not prefix.key or prefix.key.endswith("/") else prefix.with_key(prefix.key + "/")
     if below.scheme in ("file", "direct") and below.key == "/":
         msg = "refusing to delete the root directory"
         raise UriError(msg, uri=str(prefix), operation="delete")
-    for page in listing.pages(store, below, pattern, _token()):
+    for page in listing.pages(store, below, pattern, current_token()):
         _delete_exactly([below.with_key(entry.key) for entry in page])
     if pattern is None:
-        store.prune(below, _token())
+        store.prune(below, current_token())
         if below.key != prefix.key:
             _delete_exactly([prefix])
-
-
-# -- listings and containers --------------------------------------------------------------------------
-
-
-def list_uris(
-    uri: str,
-    recursive: bool = True,  # noqa: FBT001, FBT002 - the contract's order
-    pattern: str | re.Pattern[str] | None = None,
-) -> list[str]:
-    r"""List the objects whose URI begins with ``uri``.
-
-    Args:
-        uri: A prefix. For ``file://`` and ``direct://`` a directory lists what is in it.
-        recursive: ``False`` gives what lies deeper than the next ``/`` as one prefix ending in ``/``.
-        pattern: Keep what matches, tried on the part behind the prefix's last ``/``: a compiled
-            regex (searched); ``"glob:..."`` or ``"regex:..."``; else a regex if it contains one of
-            ``\ ^ $ + ( ) { } |`` or ``.*`` ``.+`` ``.?``, and a glob if not. A glob without ``/``
-            is tried on the last segment.
-
-    Returns:
-        Full URIs, sorted, in the caller's scheme. Empty objects whose key ends in ``/`` (directory
-        markers) are left out.
-
-    Raises:
-        NotFoundError: The bucket does not exist.
-        StoreError: It cannot be listed.
-    """
-    return [str(found.uri) for found in listing.find(uri, pattern, _token(), recursive=recursive)]
-
-
-def mkdir(uri: str) -> None:
-    """Make a directory and its parents; on object stores an empty object whose key ends in ``/``."""
-    where = parse_object(uri, "mkdir")
-    _open(where).mkdir(where, _token())
-
-
-def create_bucket(name: str) -> None:
-    """Create a bucket.
-
-    Args:
-        name: A URI, or the bare name of an S3 bucket.
-
-    Raises:
-        AlreadyExistsError: It exists.
-        StoreError: It cannot be created.
-    """
-    where = _container(name)
-    _open(where).create_container(where, _token())
-
-
-def delete_bucket(name: str) -> None:
-    """Delete an empty bucket.
-
-    Args:
-        name: A URI, or the bare name of an S3 bucket.
-
-    Raises:
-        NotFoundError: It does not exist.
-        StoreError: It is not empty, or cannot be deleted.
-    """
-    where = _container(name)
-    _open(where).delete_container(where, _token())
-
-
-def list_containers(uri: str = "s3://") -> list[str]:
-    """List buckets or containers.
-
-    Args:
-        uri: A scheme such as ``"s3://"``, ``"az://account"``, or a directory.
-
-    Returns:
-        Their URIs, sorted.
-
-    Raises:
-        StoreError: They cannot be listed.
-    """
-    scheme, _, rest = uri.partition("://")
-    where = Uri(scheme.lower(), rest.strip("/"), "") if scheme.lower() in CONTAINER_SCHEMES else parse(uri)
-    names = _open(where).list_containers(where, _token())
-    if where.scheme not in CONTAINER_SCHEMES:
-        return [f"{where.scheme}://{where.key.rstrip('/')}/{name}" for name in names]
-    lead = f"{where.container}/" if where.scheme == "az" and where.container else ""
-    return [f"{where.scheme}://{lead}{name}" for name in names]
-
-
-def _container(name: str) -> Uri:
-    return parse(name) if "://" in name else parse(f"s3://{name}")
 
 
 # -- shared -------------------------------------------------------------------------------------------
@@ -480,4 +395,4 @@ def _one_scheme(uris: Sequence[str], operation: str) -> None:
 
 def _common_store(uris: Sequence[str], operation: str) -> Store:
     _one_scheme(uris, operation)
-    return _open(parse(uris[0]))
+    return store_of(parse(uris[0]))

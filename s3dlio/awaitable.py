@@ -12,7 +12,7 @@ from contextvars import copy_context
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from s3dlio import api
+from s3dlio import api, buckets
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW
 
@@ -65,5 +65,5 @@ put_async = awaitable(api.put)
 put_bytes_async = awaitable(api.put_bytes)
 put_many_async = awaitable(api.put_many)
 delete_async = awaitable(api.delete)
-list_async = awaitable(api.list_uris)
-mkdir_async = awaitable(api.mkdir)
+list_async = awaitable(buckets.list_uris)
+mkdir_async = awaitable(buckets.mkdir)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
-from s3dlio import api
+from s3dlio import api, buckets
 from s3dlio.awaitable import awaitable
 from s3dlio.options import StoreOptions
 from s3dlio.stores import open_store as shared_store
@@ -64,20 +64,24 @@ class ObjectStore:
     put_bytes = _with_options(api.put_bytes)
     put_many = _with_options(api.put_many)
     delete = _with_options(api.delete)
-    list = _with_options(api.list_uris)
-    mkdir = _with_options(api.mkdir)
-    create_bucket = _with_options(api.create_bucket)
-    delete_bucket = _with_options(api.delete_bucket)
-    list_containers = _with_options(api.list_containers)
+    list = _with_options(buckets.list_uris)
+    mkdir = _with_options(buckets.mkdir)
+    create_bucket = _with_options(buckets.create_bucket)
+    delete_bucket = _with_options(buckets.delete_bucket)
+    list_containers = _with_options(buckets.list_containers)
     get_async = awaitable(get)
     get_range_async = awaitable(get_range)
     get_into_async = awaitable(get_into)
     get_many_async = awaitable(get_many)
+    get_many_stats_async = awaitable(get_many_stats)
     put_async = awaitable(put)
+    put_bytes_async = awaitable(put_bytes)
     put_many_async = awaitable(put_many)
     stat_async = awaitable(stat)
+    stat_many_async = awaitable(stat_many)
     exists_async = awaitable(exists)
     delete_async = awaitable(delete)
+    mkdir_async = awaitable(mkdir)
     list_async = awaitable(list)  # noqa: A003 - the verb above
 
     def __repr__(self) -> str:

@@ -155,14 +155,16 @@ class S3Server:
         Raises:
             RuntimeError: The server is not running or did not obey.
         """
-        connection = _UnixConnection(self._control_path)
-        with contextlib.closing(connection):
-            connection.request("POST", "/vfs/forget", b"{}", {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            answer = response.read().decode(errors="replace")
-        if response.status != http.HTTPStatus.OK:
-            msg = f"the S3 server did not rescan its folder: {answer}"
-            raise RuntimeError(msg)
+        # Forgetting drops the checksums, but not the list of a folder that the server itself has changed.
+        for action, settings in (("forget", b"{}"), ("refresh", b'{"recursive": "true"}')):
+            connection = _UnixConnection(self._control_path)
+            with contextlib.closing(connection):
+                connection.request("POST", f"/vfs/{action}", settings, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                answer = response.read().decode(errors="replace")
+            if response.status != http.HTTPStatus.OK:
+                msg = f"the S3 server did not rescan its folder: {answer}"
+                raise RuntimeError(msg)
 
     @contextlib.contextmanager
     def activate(self) -> Iterator[None]:

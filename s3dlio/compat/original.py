@@ -9,7 +9,7 @@ import dataclasses
 import warnings
 from typing import Any, Self
 
-from s3dlio import api
+from s3dlio import api, buckets
 from s3dlio.buffers import BytesView
 from s3dlio.object_store import ObjectStore
 from s3dlio.options import DEFAULT_CHUNK_BYTES, DEFAULT_CONCURRENT_RANGES, StoreOptions, checked
@@ -46,7 +46,7 @@ def stat_object(uri: str, key: str = "") -> dict[str, Any]:
 def list_objects(uri: str, prefix: str = "", recursive: bool = True) -> list[str]:  # noqa: FBT001, FBT002 - the original's
     """List keys, without scheme and bucket (deprecated: use ``list``)."""
     where = _address(uri, prefix, "list_objects", "list")
-    return [parse(found).key for found in api.list_uris(where, recursive)]
+    return [parse(found).key for found in buckets.list_uris(where, recursive)]
 
 
 # -- settings of one store ------------------------------------------------------------------------------
