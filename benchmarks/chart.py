@@ -10,19 +10,20 @@ from typing import Any
 
 from benchmarks.report import number
 
-_OURS, _PEER, _FLOOR, _FLOOR_C = "#c4501b", "#8fa3b5", "#2b2b2b", "#888888"
-_FLOORS = {"floor": (_FLOOR, "--", "floor"), "floor-c": (_FLOOR_C, ":", "floor in C")}
+_OURS, _PEER = "#c4501b", "#9fb1c1"
+#: Per floor: colour, dashes, and what to call it.
+_FLOORS = {"floor": ("#2b2b2b", "--", "floor (dashed)"), "floor-c": ("#777777", ":", "in C (dotted)")}
 _COLUMNS = 2
+_ROOM_FOR_TITLE = 3.4
 
 
 def draw(path: Path, works: dict[str, Any]) -> None:
     """Needs matplotlib; raises ImportError where it is missing."""
     from matplotlib.figure import Figure
 
-    shown = [work for work in works.values() if _bars(work)]
-    columns = _share_out(shown)
+    columns = _share_out([work for work in works.values() if _bars(work)])
     tallest = max(sum(_height(work) for work in column) for column in columns)
-    figure = Figure(figsize=(13, 0.31 * tallest + 0.8), layout="constrained")
+    figure = Figure(figsize=(15, 0.26 * tallest + 0.4), layout="constrained")
     grid = figure.add_gridspec(1, _COLUMNS)
     for place, column in enumerate(columns):
         if not column:
@@ -44,53 +45,52 @@ def _share_out(works: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _height(work: dict[str, Any]) -> float:
-    return len(_bars(work)) + 3.0
+    return len(_bars(work)) + _ROOM_FOR_TITLE
 
 
 def _bars(work: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The clients' lanes, best on top."""
     lanes = [
-        (label, lane)
-        for label, lane in work["lanes"].items()
-        if lane["summary"] and lane["contender"] not in _FLOORS
+        (label, lane) for label, lane in work["lanes"].items() if lane["summary"] and lane["contender"] not in _FLOORS
     ]
-    return sorted(
-        lanes, key=lambda item: float(item[1]["summary"]["median"]), reverse=work["lower_is_better"]
-    )
+    # A bar chart counts its rows from below.
+    return sorted(lanes, key=lambda item: float(item[1]["summary"]["median"]), reverse=work["lower_is_better"])
 
 
 def _panel(axes: Any, work: dict[str, Any]) -> None:
     bars = _bars(work)
     values = [lane["summary"]["median"] for _, lane in bars]
     colours = [_OURS if lane["contender"] == "ours" else _PEER for _, lane in bars]
-    axes.barh([label for label, _ in bars], values, color=colours, height=0.68)
-    _floors(axes, work)
+    axes.barh([label for label, _ in bars], values, color=colours, height=0.7)
+    floors = _floors(axes, work)
     reach = axes.get_xlim()[1]
     for row, (_, lane) in enumerate(bars):
-        axes.text(lane["summary"]["median"] + reach * 0.01, row, _words(lane), va="center", fontsize=8)
-    axes.set_xlim(0, reach * 1.22)
+        _label(axes, lane, lane["summary"]["median"] + reach * 0.01, row)
+    axes.set_xlim(0, reach * 1.2)
+    axes.xaxis.set_major_formatter(lambda value, _: number(value) if value else "0")
     better = ", lower is better" if work["lower_is_better"] else ""
-    axes.set_title(f"{work['title']} ({work['unit']}{better})", fontsize=10, loc="left")
+    axes.set_title(f"{work['title']}\n{work['unit']}{better}{floors}", fontsize=9, loc="left")
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _words(lane: dict[str, Any]) -> str:
-    summary = lane["summary"]
-    ratio = summary.get("ours_over_it")
-    if lane["contender"] == "ours" or ratio is None:
-        return number(summary["median"])
-    return f"{number(summary['median'])}   (ours: {number(ratio)} x)"
+def _label(axes: Any, lane: dict[str, Any], where: float, row: int) -> None:
+    words = number(lane["summary"]["median"])
+    ratio = lane["summary"].get("ours_over_it")
+    if lane["contender"] != "ours" and ratio is not None:
+        words += f"   (ours: {number(ratio)} x)"
+    # The lines of the floors pass behind the words.
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+    axes.text(where, row, words, va="center", fontsize=8, bbox=box)
 
 
-def _floors(axes: Any, work: dict[str, Any]) -> None:
-    drawn = False
+def _floors(axes: Any, work: dict[str, Any]) -> str:
+    """Draw the floors as lines, and say what they are for the title."""
+    said = []
     for lane in work["lanes"].values():
         if lane["summary"] and lane["contender"] in _FLOORS:
             colour, dashes, name = _FLOORS[lane["contender"]]
             value = lane["summary"]["median"]
-            axes.axvline(
-                value, color=colour, linestyle=dashes, linewidth=1.2, label=f"{name}: {number(value)}"
-            )
-            drawn = True
-    if drawn:
-        axes.legend(fontsize=7, loc="lower right", frameon=False)
+            axes.axvline(value, color=colour, linestyle=dashes, linewidth=1.2, zorder=1.5)
+            said.append(f"{name} {number(value)}")
+    return f"; {', '.join(said)}" if said else ""

@@ -70,8 +70,10 @@ class Work:
 
 
 def in_flight(counts: Iterable[int], **more: Any) -> tuple[Setting, ...]:
+    """One setting per count, each with whatever else is said."""
     return tuple({"in_flight": count, **more} for count in counts)
 
 
 def with_env(settings: tuple[Setting, ...], **env: str) -> tuple[Setting, ...]:
+    """The same settings in processes that find these variables in their environment."""
     return tuple({**setting, "env": env} for setting in settings)

@@ -11,9 +11,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks.declare import OURS, Lane, Target, Work
+from benchmarks.quiet import BUSY_CORES
 
 GIB = 1 << 30
 Pass = dict[str, Any]
+#: With so many quiet passes, those that somebody else disturbed are left out of the figures.
+_ENOUGH_QUIET = 3
 
 _FIGURES: dict[str, Callable[[Pass], float]] = {
     "ops_per_second": lambda one: one["ops"] / one["seconds"],
@@ -23,7 +26,10 @@ _FIGURES: dict[str, Callable[[Pass], float]] = {
 
 
 def summarize(work: Work, passes: list[Pass]) -> dict[str, Any]:
-    """A lane's figures over all its rounds."""
+    """A lane's figures over its rounds; the quiet ones, if they are enough."""
+    disturbed = [one for one in passes if one["others_busy_cores"] > BUSY_CORES]
+    if len(passes) - len(disturbed) >= _ENOUGH_QUIET:
+        passes = [one for one in passes if one not in disturbed]
     values = [_FIGURES[work.figure](one) for one in passes]
     cpu = [(one["cpu_user"] + one["cpu_sys"]) / one["ops"] for one in passes]
     peaks = [one["peak_rss_bytes"] - one["baseline_rss_bytes"] for one in passes]
@@ -33,6 +39,8 @@ def summarize(work: Work, passes: list[Pass]) -> dict[str, Any]:
         "max": max(values),
         "cpu_us_per_op": median(cpu) * 1e6,
         "peak_over_baseline_gib": max(peaks) / GIB,
+        "disturbed": len(disturbed),
+        "counted": len(passes),
     }
     if "heavy_modules" in passes[0]:
         summary["heavy_modules"] = passes[0]["heavy_modules"]
@@ -57,6 +65,7 @@ def _ours_for(work: Work, lane: Lane) -> str:
 
 
 def figure_of(lanes: dict[str, Any], label: str, figure: str) -> float | None:
+    """One figure of a lane, or None where it was not measured."""
     summary = lanes.get(label, {}).get("summary")
     return None if not summary else summary.get(figure)
 

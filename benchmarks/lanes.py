@@ -6,6 +6,7 @@ Must not know: works, rounds, or what an answer means.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -28,9 +29,7 @@ class WrongBytesError(RuntimeError):
     """The contender brought wrong bytes: there is nothing to measure any more."""
 
 
-def environment(
-    contender: str, endpoint: str, ca_bundle: Path | None, extra: dict[str, str]
-) -> dict[str, str]:
+def environment(contender: str, endpoint: str, ca_bundle: Path | None, extra: dict[str, str]) -> dict[str, str]:
     """What a client finds in its environment: dummy credentials, the endpoint, no proxy, no profile."""
     kept = {
         name: value
@@ -76,7 +75,7 @@ class LaneProcess:
                 env=env,
                 cwd=BENCH,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - the run has no threads
             )
         try:
             self.greeting = self._read_answer()
@@ -85,6 +84,7 @@ class LaneProcess:
             raise
 
     def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        """One command, one answer; raises LaneError or WrongBytesError."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
@@ -115,11 +115,14 @@ class LaneProcess:
         return answer
 
     def _epitaph(self, what: str) -> str:
-        code = self._process.wait(timeout=10)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
+        code = self._process.returncode
         lines = self._log.read_text(errors="replace").strip().splitlines()
         return f"{what} with code {code}: {lines[-1][:300] if lines else 'no words'}"
 
     def close(self) -> None:
+        """End the process with all that it started."""
         end_group(self._process)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

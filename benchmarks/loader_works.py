@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from benchmarks.declare import CONNECTOR, ORIGINAL, OURS, Lane, Target, Work
 
+_THREADS = ({"torch_threads": 1}, {"torch_threads": 2})
 _DRAW = {"batch_size": 32, "num_workers": 0}
 _FEW = {"count": 100}
 _SHUFFLED = {"shuffle": True}
 _RUST_BATCHES = tuple(
-    {"batch_size": batch, "num_workers": workers, "prefetch": 8}
-    for batch, workers in ((64, 128), (256, 128), (256, 256), (512, 256))
+    {"batch_size": batch, "num_workers": 256, "prefetch": 8, "torch_threads": threads}
+    for batch, threads in ((64, 1), (256, 1), (512, 1), (256, 2), (512, 2))
 )
 
 LOADER_LATENCY = Work(
@@ -25,9 +26,9 @@ LOADER_LATENCY = Work(
     rounds=5,
     about="Listing is within the clock. A lane that reads one object at a time draws 100.",
     lanes=(
-        Lane("ours iterable", OURS, "loader_iterable", kin="iterable"),
-        Lane("ours map, sequential", OURS, "loader_map", kin="map, sequential"),
-        Lane("ours map, shuffled", OURS, "loader_map", kin="map, shuffled", params=_SHUFFLED),
+        Lane("ours iterable", OURS, "loader_iterable", _THREADS, kin="iterable"),
+        Lane("ours map, sequential", OURS, "loader_map", _THREADS, kin="map, sequential"),
+        Lane("ours map, shuffled", OURS, "loader_map", _THREADS, kin="map, shuffled", params=_SHUFFLED),
         Lane("s3dlio-0.10.0 iterable", ORIGINAL, "loader_iterable", _RUST_BATCHES, kin="iterable"),
         Lane(
             "s3dlio-0.10.0 map, sequential",
@@ -107,8 +108,6 @@ LOADER_FORK = Work(
             ("s3torchconnector iterable",),
             at_least=1.5,
         ),
-        Target(
-            "forked loader, map: 1.5 x s3torchconnector", "ours map", ("s3torchconnector map",), at_least=1.5
-        ),
+        Target("forked loader, map: 1.5 x s3torchconnector", "ours map", ("s3torchconnector map",), at_least=1.5),
     ),
 )

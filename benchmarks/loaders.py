@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from benchmarks.worker import Action, Haul, Job
@@ -16,6 +17,9 @@ from benchmarks.worker import Action, Haul, Job
 def loading(job: Job, dataset: Any) -> Action:
     """Draw every batch of so many epochs."""
     params = job.params
+    # Collation copies in torch's threads, which spin while they wait for one another: two can be quicker than
+    # one on a quiet machine, and several times slower on a busy one. Loader processes always have one.
+    torch.set_num_threads(job.setting.get("torch_threads", 1))
     options: dict[str, Any] = {"batch_size": params["batch_size"], "num_workers": params["num_workers"]}
     if params["num_workers"]:
         options |= {"multiprocessing_context": "fork", "persistent_workers": True}

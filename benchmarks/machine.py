@@ -17,6 +17,7 @@ from benchmarks.venvs import ROOT
 
 
 def describe() -> dict[str, Any]:
+    """Processor, memory, kernel, Python, nginx, load, date and commit."""
     return {
         "cpu": _first("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)),
@@ -27,7 +28,7 @@ def describe() -> dict[str, Any]:
         "nginx": _said([shutil.which("nginx") or "/usr/sbin/nginx", "-v"]).removeprefix("nginx version: "),
         "load_at_start": os.getloadavg()[0],
         "date": time.strftime("%Y-%m-%d"),
-        "commit": _said(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], quiet=True),
+        "commit": _said(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], must_work=True),
     }
 
 
@@ -39,9 +40,9 @@ def _first(path: str, name: str) -> str:
     return "0" if path.endswith("meminfo") else "unknown"
 
 
-def _said(command: list[str], quiet: bool = False) -> str:
+def _said(command: list[str], *, must_work: bool = False) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=quiet)
+        done = subprocess.run(command, capture_output=True, text=True, check=must_work)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return (done.stdout + done.stderr).strip()

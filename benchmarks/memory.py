@@ -16,19 +16,6 @@ def fresh(size: int) -> mmap.mmap:
     return memory
 
 
-def settle(size: int) -> None:
-    """Take as much memory as the next pass will need, touch it, and give it back.
-
-    On a virtual machine the host may have withdrawn what is free. Getting it again has cost up to two
-    seconds for a gigabyte, and whoever asks first would pay for all.
-    """
-    if size:
-        memory = fresh(size)
-        for offset in range(0, size, mmap.PAGESIZE):
-            memory[offset] = 1
-        memory.close()
-
-
 @cache
 def touched(size: int) -> mmap.mmap:
     """The same memory at every call, and every page of it is there."""

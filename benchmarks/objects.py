@@ -29,11 +29,9 @@ class Manifest:
     big_size: int
     big_crc: int
 
-    def small_key(self, index: int) -> str:
-        return small_key(index)
-
 
 def small_key(index: int) -> str:
+    """The key of the small object of this number."""
     return f"{SMALL_PREFIX}{index:06d}.bin"
 
 
@@ -77,8 +75,10 @@ def _index_line(bucket: Path, file: Path) -> str:
 
 
 def save_manifest(path: Path, manifest: Manifest) -> None:
+    """Write the manifest where workers are told to look for it."""
     path.write_text(json.dumps(asdict(manifest)), encoding="ascii")
 
 
 def load_manifest(path: Path) -> Manifest:
+    """What `save_manifest` wrote."""
     return Manifest(**json.loads(path.read_text(encoding="ascii")))

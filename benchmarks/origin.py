@@ -166,7 +166,11 @@ def _start(root: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
     command = [str(_nginx_path()), "-p", str(root), "-c", str(root / "nginx.conf")]
     with (root / "stderr.log").open("ab") as log:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - the run has no threads
         )
 
 

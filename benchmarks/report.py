@@ -34,7 +34,9 @@ The origin is nginx on this machine, over loopback, with its objects in memory; 
 same cores. Every client signs its requests as it ordinarily does and reads by path-style addresses; the
 floors (bare sockets) do neither and keep one recycled buffer per thread. Each lane first finds its best
 setting in a calibration that does not count, then proves its bytes against the origin's checksums in an
-untimed pass, then takes turns with the others, in rotated order. The tables give the median over the rounds.
+untimed pass, then takes turns with the others, in another order each round. Before each turn the run waits
+a while for the machine to be quiet; passes that found it busy are left out where three quiet ones remain.
+The tables give medians.
 """
 
 
@@ -102,7 +104,7 @@ def number(value: float) -> str:
 def _table(work: dict[str, Any]) -> str:
     head = f"### {work['title']}\n\n"
     head += f"{work['about']}\n\n" if work["about"] else ""
-    head += f"{work['rounds']} rounds, started {work['started']}.\n\n"
+    head += f"{work['rounds']} rounds, started {work['started']}. {_disturbance(work)}\n\n"
     unit = work["unit"]
     head += f"| | {unit}, median | min - max | ours / it | CPU per op | peak over own, GiB | setting |\n"
     head += "|---|---:|---:|---:|---:|---:|---|\n"
@@ -110,6 +112,13 @@ def _table(work: dict[str, Any]) -> str:
     notes = [f"- {label}: {lane['note']}." for label, lane in work["lanes"].items() if lane["note"]]
     heavy = [_heavy(label, lane) for label, lane in work["lanes"].items() if _has_heavy(lane)]
     return head + "\n".join(rows + (["", *notes, *heavy] if notes or heavy else []))
+
+
+def _disturbance(work: dict[str, Any]) -> str:
+    summaries = [lane["summary"] for lane in work["lanes"].values() if lane["summary"]]
+    disturbed = sum(summary["disturbed"] for summary in summaries)
+    total = sum(len(lane["passes"]) for lane in work["lanes"].values())
+    return f"In {disturbed} of {total} passes something else was using the machine." if disturbed else ""
 
 
 def _ordered(work: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

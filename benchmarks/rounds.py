@@ -7,6 +7,7 @@ Must not know: what the work is, or how results are shown.
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from benchmarks import figures
 from benchmarks.declare import Lane, Setting, Work
 from benchmarks.lanes import LaneError, LaneProcess, WrongBytesError, environment
 from benchmarks.origin import Origin
+from benchmarks.quiet import Quiet
 
 _WARM_PASSES = 2
 _CALIBRATION_PASSES = 2
@@ -37,10 +39,12 @@ class Entry:
     failed: str = ""
 
     def fail(self, reason: str) -> None:
+        """This lane takes no more turns, and the results say why."""
         self.failed = reason
         self.close()
 
     def close(self) -> None:
+        """End the process, if there is one."""
         if self.process is not None:
             self.process.close()
             self.process = None
@@ -49,8 +53,9 @@ class Entry:
 class Runner:
     """Runs works against one origin."""
 
-    def __init__(self, origin: Origin, say: Say) -> None:
+    def __init__(self, origin: Origin, quiet: Quiet, say: Say) -> None:
         self._origin = origin
+        self._quiet = quiet
         self._say = say
 
     def run(self, work: Work, lanes: list[Lane], rounds: int) -> dict[str, Any]:
@@ -81,9 +86,9 @@ class Runner:
         entry.setting = self._calibrate(work, entry)
         entry.process = self._start(work, entry.lane, entry.setting)
         entry.greeting = entry.process.greeting
-        entry.check = entry.process.ask(self._command(work, entry, entry.setting, True))["check"]
+        entry.check = entry.process.ask(self._command(work, entry, entry.setting, check=True))["check"]
         for _ in range(_WARM_PASSES - 1):
-            entry.process.ask(self._command(work, entry, entry.setting, False))
+            entry.process.ask(self._command(work, entry, entry.setting))
         self._say(f"    {entry.lane.label}: proved ({entry.check}), setting {entry.setting or 'default'}")
 
     def _calibrate(self, work: Work, entry: Entry) -> Setting:
@@ -106,21 +111,24 @@ class Runner:
 
     def _try(self, work: Work, entry: Entry, setting: Setting) -> float:
         with self._started(work, entry.lane, setting) as process:
-            command = self._command(work, entry, setting, False)
+            command = self._command(work, entry, setting)
             for _ in range(_WARM_PASSES):
                 process.ask(command)
+            self._quiet.wait()
             return min(float(process.ask(command)["seconds"]) for _ in range(_CALIBRATION_PASSES))
 
     def _round(self, work: Work, entries: list[Entry], turn: int) -> None:
-        # Rotated, so that no lane always comes after the same one.
-        first = turn % len(entries)
-        for entry in entries[first:] + entries[:first]:
+        # Another order each round: who comes before leaves the machine's free memory in another state.
+        order = random.Random(turn).sample(entries, len(entries))
+        for entry in order:
             if entry.process is not None and turn < entry.lane.most_rounds:
                 self._guard(self._take_turn, work, entry)
 
     def _take_turn(self, work: Work, entry: Entry) -> None:
         assert entry.process is not None
-        entry.passes.append(entry.process.ask(self._command(work, entry, entry.setting, False)))
+        busy = self._quiet.wait()
+        answer = entry.process.ask(self._command(work, entry, entry.setting))
+        entry.passes.append(answer | {"others_busy_cores": busy})
 
     def _start(self, work: Work, lane: Lane, setting: Setting) -> LaneProcess:
         endpoint = self._origin.endpoints[work.endpoint]
@@ -135,7 +143,7 @@ class Runner:
         finally:
             process.close()
 
-    def _command(self, work: Work, entry: Entry, setting: Setting, check: bool) -> dict[str, Any]:
+    def _command(self, work: Work, entry: Entry, setting: Setting, *, check: bool = False) -> dict[str, Any]:
         return {
             "work": entry.lane.call,
             "endpoint": self._origin.endpoints[work.endpoint],

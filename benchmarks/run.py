@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks import chart, figures, machine, report, venvs
 from benchmarks.declare import Lane, Work
 from benchmarks.origin import Origin, OriginError
+from benchmarks.quiet import Quiet
 from benchmarks.rounds import Runner
 from benchmarks.works import WORKS
 
@@ -27,6 +28,7 @@ _QUICK_ROUNDS = 3
 
 
 def say(message: str) -> None:
+    """One line of progress, at once."""
     print(message, flush=True)
 
 
@@ -37,15 +39,9 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="rounds per work, instead of each work's own number")
     parser.add_argument("--quick", action="store_true", help="three rounds, and a fast look")
     parser.add_argument("--out", type=Path, help=f"where the JSON goes (a whole run: {_LATEST.name})")
-    parser.add_argument(
-        "--merge", action="store_true", help="put these works in place of those in the results"
-    )
-    parser.add_argument(
-        "--fresh", action="store_true", help="make the environments again, with what is newest"
-    )
-    parser.add_argument(
-        "--report-only", action="store_true", help="write page and picture again; measure nothing"
-    )
+    parser.add_argument("--merge", action="store_true", help="put these works in place of those in the results")
+    parser.add_argument("--fresh", action="store_true", help="make the environments again, with what is newest")
+    parser.add_argument("--report-only", action="store_true", help="write page and picture again; measure nothing")
     chosen = parser.parse_args(words)
     if chosen.merge and (chosen.contenders or chosen.quick):
         parser.error("--merge takes whole works only: no --contenders, no --quick")
@@ -53,6 +49,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
 
 
 def main(words: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
     chosen = _arguments(words)
     # Ends by exception, so that origin and contenders are taken down on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -73,16 +70,17 @@ def _measure(chosen: argparse.Namespace) -> dict[str, Any]:
     contenders = _names(chosen.contenders, list(venvs.REQUIREMENTS))
     venvs.prepare_folder()
     for contender in contenders:
-        venvs.ensure(contender, say, chosen.fresh)
+        venvs.ensure(contender, say, fresh=chosen.fresh)
     result: dict[str, Any] = {"machine": machine.describe(), "quick": chosen.quick, "works": {}}
-    start = time.monotonic()
+    start, quiet = time.monotonic(), Quiet()
     with Origin.started() as origin:
-        runner = Runner(origin, say)
+        runner = Runner(origin, quiet, say)
         for work in works:
             lanes = [lane for lane in work.lanes if lane.contender in contenders]
             if lanes and work.endpoint in origin.endpoints:
                 result["works"][work.name] = _run_one(runner, work, lanes, chosen)
     result["seconds"] = round(time.monotonic() - start, 1)
+    result["waited_for_quiet_seconds"] = round(quiet.waited, 1)
     return result
 
 

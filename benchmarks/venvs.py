@@ -18,7 +18,7 @@ _TORCH = "torch==2.13.0"
 
 #: torch stands first: the connector then finds its requirement satisfied by exactly this build.
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "ours": (_TORCH, "numpy", "obstore", "boto3"),
+    "ours": (_TORCH, "numpy", "boto3", "fsspec", "obstore"),
     "s3dlio-0.10.0": (_TORCH, "s3dlio==0.10.0"),
     "obstore": ("obstore",),
     "s3torchconnector": (_TORCH, "s3torchconnector", "numpy"),
@@ -44,10 +44,11 @@ def prepare_folder() -> Path:
 
 
 def python_of(contender: str) -> Path:
+    """The interpreter of the contender's environment."""
     return BENCH / "venvs" / contender / "bin" / "python"
 
 
-def ensure(contender: str, say: Callable[[str], None], fresh: bool = False) -> None:
+def ensure(contender: str, say: Callable[[str], None], *, fresh: bool = False) -> None:
     """Make the contender's environment unless it is there, whole, with the same requirements."""
     home = BENCH / "venvs" / contender
     wanted = "\n".join((sys.version, *REQUIREMENTS[contender]))

@@ -23,13 +23,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.memory import settle
-from benchmarks.objects import SMALL_PREFIX, Manifest, load_manifest
+from benchmarks.objects import SMALL_PREFIX, Manifest, load_manifest, small_key
 
 BUCKET_URI = "s3://bench/"
 
 
-class WrongBytes(AssertionError):
+class WrongBytesError(AssertionError):
     """A contender brought something else than what the origin holds."""
 
 
@@ -43,20 +42,22 @@ class Proof:
     whole: bool = False
 
     def small(self, index: int, data: Any) -> None:
+        """The small object of this number."""
         if zlib.crc32(data) != self.manifest.small_crcs[index]:
-            raise WrongBytes(f"small object {index}: wrong bytes")
+            raise WrongBytesError(f"small object {index}: wrong bytes")
         self.seen.append(index)
 
     def sample(self, data: Any) -> None:
         """An object of unknown number: its first eight bytes say which one it is."""
         index = int.from_bytes(bytes(data[:8]), "little")
         if index >= self.manifest.small_count:
-            raise WrongBytes(f"a sample names object {index}, which does not exist")
+            raise WrongBytesError(f"a sample names object {index}, which does not exist")
         self.small(index, data)
 
     def big(self, data: Any) -> None:
+        """The big object."""
         if zlib.crc32(data) != self.manifest.big_crc:
-            raise WrongBytes("the big object: wrong bytes")
+            raise WrongBytesError("the big object: wrong bytes")
         self.whole = True
 
     def close(self, haul: Haul) -> str:
@@ -64,9 +65,9 @@ class Proof:
         if not haul.proved_by_count:
             return "not a data work"
         if len(self.seen) != haul.ops and not self.whole:
-            raise WrongBytes(f"{haul.ops} objects were counted, but {len(self.seen)} were seen")
+            raise WrongBytesError(f"{haul.ops} objects were counted, but {len(self.seen)} were seen")
         if self.seen and sorted(self.seen) != list(range(self.expected)):
-            raise WrongBytes("one pass did not bring every object exactly once")
+            raise WrongBytesError("one pass did not bring every object exactly once")
         return f"{len(self.seen)} objects" if self.seen else "whole object"
 
 
@@ -87,15 +88,19 @@ class Job:
         return count
 
     def prefix_uri(self) -> str:
+        """Where the small objects lie."""
         return BUCKET_URI + SMALL_PREFIX
 
     def uris(self) -> list[str]:
-        return [BUCKET_URI + self.manifest.small_key(index) for index in self.indices()]
+        """The addresses of the objects to read."""
+        return [BUCKET_URI + small_key(index) for index in self.indices()]
 
     def object_keys(self) -> list[str]:
-        return [self.manifest.small_key(index) for index in self.indices()]
+        """The keys of the objects to read."""
+        return [small_key(index) for index in self.indices()]
 
     def indices(self) -> range:
+        """The numbers of the objects to read."""
         return range(self.count)
 
 
@@ -156,13 +161,13 @@ class Worker:
         self._baseline: int | None = None
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Do one command and weigh it."""
         manifest = _manifest(command["manifest"])
         expected = command["params"].get("count", manifest.small_count)
         proof = Proof(manifest, expected) if command["check"] else None
         job = Job(command["endpoint"], manifest, command["params"], command["setting"], proof)
         action = self._works[command["work"]](job)
         gc.collect()
-        settle(command["params"].get("settle_mib", 0) << 20)
         if self._baseline is None:
             # The client is made, nothing is fetched yet: later passes may start with a kept pool.
             self._baseline = memory_bytes("VmRSS")
@@ -220,10 +225,9 @@ def serve(
 def _guarded(worker: Worker, command: dict[str, Any]) -> dict[str, Any]:
     try:
         return worker.answer(command)
-    # Whatever a client raises is that client's result, to be reported as such.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a client raises is its result, to be reported as such
         traceback.print_exc()
-        wrong = isinstance(error, WrongBytes)
+        wrong = isinstance(error, WrongBytesError)
         return {"error": f"{type(error).__name__}: {error}"[:400], "wrong_bytes": wrong}
 
 

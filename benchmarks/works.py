@@ -32,7 +32,6 @@ _SMALL = Work(
     figure="ops_per_second",
     unit="objects/s",
     about="All objects are in the caller's hands when the clock stops (the floors: one buffer per thread).",
-    params={"settle_mib": 384},
     lanes=(
         Lane(OURS, OURS, "small", _MANY),
         Lane(ORIGINAL, ORIGINAL, "small", _MANY[1:] + with_env(_MANY[:4], **_TWO_THREADS)),
@@ -54,15 +53,13 @@ _SMALL = Work(
     ),
 )
 
-_BIG_BOTO3 = ({"mode": "stream"}, {"mode": "transfer", "in_flight": 4})
-
 _BIG = Work(
     name="big",
     title="One object of 1 GiB, into memory of its own",
     figure="gib_per_second",
     unit="GiB/s",
-    about="The object is dropped between rounds; a client that keeps a pool may use its memory again.",
-    params={"settle_mib": 1280},
+    about="The object is dropped between rounds. A client that keeps a pool may use its memory again; the floors"
+    " ask the kernel for fresh memory each time.",
     lanes=(
         Lane("ours get", OURS, "big"),
         Lane("s3dlio-0.10.0 get", ORIGINAL, "big", ({}, *with_env(({},), S3DLIO_RANGE_CONCURRENCY="8"))),
@@ -73,10 +70,10 @@ _BIG = Work(
             CONNECTOR,
             CONNECTOR,
             "big",
-            ({"mode": "read"}, {"mode": "readinto"}, {"mode": "read", "gbps": 50}),
+            ({"mode": "read"}, {"mode": "read", "gbps": 50}),
             most_rounds=5,
         ),
-        Lane(BOTO3, BOTO3, "big", _BIG_BOTO3, most_rounds=5),
+        Lane(BOTO3, BOTO3, "big", ({"mode": "stream"},), most_rounds=5),
         Lane(FLOOR, FLOOR, "big", in_flight((2, 4, 8))),
         Lane(FLOOR_C, FLOOR_C, "big", in_flight((2, 4))),
     ),
@@ -114,7 +111,6 @@ _LATENCY = Work(
     endpoint="late",
     rounds=7,
     about="256 in flight at 20 ms cannot exceed 12,800/s, however good the client.",
-    params={"settle_mib": 384},
     lanes=(
         Lane(OURS, OURS, "small", _WIDE),
         Lane(ORIGINAL, ORIGINAL, "small", _WIDE + with_env(_WIDE[2:], **_TWO_THREADS)),
@@ -154,7 +150,6 @@ _SMALL_TLS = Work(
     endpoint="tls",
     rounds=5,
     about="s3torchconnector is left out: it takes no certificate authority of one's own.",
-    params={"settle_mib": 384},
     lanes=(
         Lane(OURS, OURS, "small", _MANY[:4]),
         Lane(ORIGINAL, ORIGINAL, "small", _MANY[1:4] + with_env(_MANY[1:3], **_TWO_THREADS)),
@@ -170,12 +165,11 @@ _BIG_TLS = Work(
     unit="GiB/s",
     endpoint="tls",
     rounds=5,
-    params={"settle_mib": 1280},
     lanes=(
         Lane("ours get", OURS, "big"),
         Lane("s3dlio-0.10.0 get", ORIGINAL, "big"),
         Lane("obstore ranges", OBSTORE, "big", in_flight((4, 8), mode="ranges")),
-        Lane(BOTO3, BOTO3, "big", _BIG_BOTO3, most_rounds=3),
+        Lane(BOTO3, BOTO3, "big", ({"mode": "stream"},), most_rounds=3),
     ),
 )
 

@@ -387,7 +387,7 @@ def _in_flight(max_in_flight: int, workers: int | None, concurrency: int | None)
 
 
 def _one_scheme(uris: Sequence[str], operation: str) -> None:
-    schemes = {uri.partition("://")[0] for uri in uris}
+    schemes = {uri.partition("://")[0].lower() for uri in uris}
     if len(schemes) > 1:
         msg = f"all URIs must have the same scheme, not {', '.join(sorted(schemes))}"
         raise UriError(msg, operation=operation)

@@ -44,6 +44,9 @@ class CancellationToken:
     token is a new, separate one: the switch works within one process. After a fork parent and child
     have a switch each; no lock is in it that the fork could have caught in the locked state.
 
+    Args:
+        *parents: Cancelling one of them cancels this one, until :meth:`detach`.
+
     Example:
         >>> token = CancellationToken()
         >>> token.cancel()
@@ -51,17 +54,17 @@ class CancellationToken:
         True
     """
 
-    def __init__(self, parent: CancellationToken | None = None) -> None:
+    def __init__(self, *parents: CancellationToken) -> None:
         self._cancelled = False
-        self._parent = parent
+        self._parents = parents
         #: A forked child must not touch what its parent's threads wait for: the sockets are shared.
         self._blocked: PerProcess[dict[int, Abortable]] = PerProcess(dict)
-        if parent is not None:
+        for parent in parents:
             parent.watch(self)
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether :meth:`cancel` was called, here or on the parent."""
+        """Whether :meth:`cancel` was called, here or on a parent."""
         return self._cancelled
 
     def cancel(self) -> None:
@@ -71,7 +74,7 @@ class CancellationToken:
             thing.abort()
 
     def abort(self) -> None:
-        """Do as :meth:`cancel` does; a token is itself one of the things its parent stops."""
+        """Do as :meth:`cancel` does; a token is itself one of the things its parents stop."""
         self.cancel()
 
     def watch(self, thing: Abortable) -> None:
@@ -114,9 +117,9 @@ class CancellationToken:
         self.check()
 
     def detach(self) -> None:
-        """Let go of the parent, once the work is done."""
-        if self._parent is not None:
-            self._parent.release(self)
+        """Let go of the parents, once the work is done."""
+        for parent in self._parents:
+            parent.release(self)
 
     def __reduce__(self) -> tuple[type[CancellationToken], tuple[()]]:
         """Pickle as a new token."""

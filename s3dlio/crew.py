@@ -57,21 +57,20 @@ class Crew:
         try:
             mailbox = self._idle.pop()
         except IndexError:
-            mailbox = queue.SimpleQueue()
-            if not self._hire(mailbox):
-                job()
-                return
-        mailbox.put(job)
+            self._hire(job)
+        else:
+            mailbox.put(job)
 
-    def _hire(self, mailbox: _Mailbox) -> bool:
+    def _hire(self, job: Callable[[], None]) -> None:
+        mailbox: _Mailbox = queue.SimpleQueue()
+        mailbox.put(job)  # beforehand: Ctrl-C while the thread starts must not leave it without
         thread = threading.Thread(target=self._serve, args=(mailbox,), name="s3dlio-reader", daemon=True)
         self._threads.add(thread)
         try:
             thread.start()
         except RuntimeError:
             self._threads.discard(thread)
-            return False
-        return True
+            job()
 
     def _serve(self, mailbox: _Mailbox) -> None:
         try:
@@ -142,7 +141,7 @@ class Gang(abc.ABC):
 
     def __init__(self, width: int, parent: CancellationToken) -> None:
         self.width = width
-        self.token = CancellationToken(parent)
+        self.token = CancellationToken(parent, CREW.get().token)  # the exit stops what has a token of its own, too
         self.error: BaseException | None = None
         self.members = 0
         self.lock = threading.Lock()

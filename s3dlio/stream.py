@@ -117,6 +117,7 @@ class Stream(Batch):
             early: dict[int, Job] = {}
             taken = 0
             while True:
+                self._check_process()
                 job = early.pop(taken, None) if ordered else None
                 job = job or self._arrival(taken)
                 if job is None:
@@ -137,7 +138,6 @@ class Stream(Batch):
     def _arrival(self, taken: int) -> Job | None:
         """Wait for the next job to arrive; ``None`` when all have been consumed."""
         while True:
-            self._check_process()
             if self.error is not None:
                 raise self.error
             with self._room:
@@ -147,8 +147,8 @@ class Stream(Batch):
             if job is not None:
                 return job
             if self.error is None:
-                self.token.check()
                 self._go()
+                self.token.check()  # behind it: a cancelled stream hires nobody who would wake us
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

@@ -13,10 +13,11 @@ import threading
 import pytest
 
 import s3dlio
-from s3dlio import NotFoundError, open_store
+from s3dlio import NotFoundError
 from s3dlio.fetch import Fetcher, Read
+from s3dlio.stores import open_store
 from s3dlio.uri import parse
-from tests.contract_base import SMALL_PARTS, Backend, blob, in_child
+from tests.contract_base import SMALL, SMALL_PARTS, Backend, blob, in_child
 from tests.contract_lists import Containers, Listings
 from tests.contract_reads import Reads
 from tests.contract_writes import Writes
@@ -84,6 +85,7 @@ class Life(Backend):
         assert again is not store
         assert again.options == store.options
         assert Fetcher(again).read(Read(parse(f"{root}x"))) == data
+        assert pickle.loads(pickle.dumps(SMALL)).get(f"{root}x") == data
 
     def test_a_closed_store_opens_anew(self, root: str) -> None:
         s3dlio.put(f"{root}x", b"kept")
@@ -98,7 +100,7 @@ class Life(Backend):
 
         def work() -> None:
             assert [view for _, view in s3dlio.get_many([f"{root}{n}" for n in range(4)])] == [data] * 4
-            assert Fetcher(open_store(root, SMALL_PARTS)).read(Read(parse(f"{root}0"))) == data
+            assert SMALL.get(f"{root}0") == data
             s3dlio.put(f"{root}from-the-child", data)
             assert len(s3dlio.list(root)) == 5
 

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from s3dlio import StoreOptions, open_store
+from s3dlio import ObjectStore, StoreOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from s3dlio import Store
-
 KIB = 1024
 #: Splits reads of everything above 64 KiB, so that small test objects come in many parts.
 SMALL_PARTS = StoreOptions(chunk_size=64 * KIB, min_split_size=0, max_concurrent_ranges=4)
+#: The verbs with these settings.
+SMALL = ObjectStore(SMALL_PARTS)
 #: Keys that need care in paths, queries, signatures, XML or on disks.
 ODD_KEYS = (
     "sp ace", " leading", "trailing ", "plus+plus", "per%41cent", "uni-é-漢-😀", "combining e\u0301", "hash#q",
@@ -92,13 +92,6 @@ def blob(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def small_parts(monkeypatch: pytest.MonkeyPatch, root: str) -> Store:
-    """Makes the verbs use a store that splits reads at 64 KiB, for one test."""
-    store = open_store(root, SMALL_PARTS)
-    monkeypatch.setattr("s3dlio.api.open_store", lambda _uri: store)
-    return store
-
-
 def in_child(work: Callable[[], object]) -> None:
     """Runs ``work`` in a forked child and fails when it fails or takes longer than half a minute."""
     with warnings.catch_warnings():
@@ -110,7 +103,7 @@ def in_child(work: Callable[[], object]) -> None:
             signal.alarm(30)
             work()
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the child's end: shown, and told by its exit code
             traceback.print_exc()
         finally:
             os._exit(code)

@@ -6,20 +6,23 @@ Knows the public verbs and how to make them impatient.  Must not know faults.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from typing import TYPE_CHECKING, Any
 
 import s3dlio
 from s3dlio import api
+from s3dlio.cancel import CancellationToken
 from s3dlio.options import StoreOptions
 from s3dlio.stores import close_stores, open_store
+from s3dlio.stores.rest import RestStore
+from s3dlio.uri import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import pytest
 
+    from s3dlio.wire.client import Client
     from tests.servers.faults import FaultOrigin, Logged
 
 PATH = "/bucket/key"
@@ -50,7 +53,7 @@ def impatient(endpoint_url: str, **changes: Any) -> StoreOptions:
 @contextlib.contextmanager
 def verbs_with(monkeypatch: pytest.MonkeyPatch, options: StoreOptions) -> Iterator[StoreOptions]:
     """Makes the public verbs open their stores with these options, and closes the stores afterwards."""
-    monkeypatch.setattr(api, "open_store", functools.partial(open_store, options=options))
+    monkeypatch.setattr(api, "shared_store", lambda uri, given=None: open_store(uri, given or options))
     try:
         yield options
     finally:
@@ -71,19 +74,47 @@ def _get_into(uri: str) -> bytes:
 
 
 def _get_many(uri: str) -> bytes:
-    # One more than there are lanes in use at first, the faulty one first: its reader is the caller's thread.
+    _client(uri).usual = False  # no sweep
+    return _with_other(uri)
+
+
+def _sweep(uri: str) -> bytes:
+    # Sweeps are for connections that are ready.
+    client, token = _client(uri), CancellationToken()
+    taken = []
+    try:
+        taken += [client.take(token)[0] for _ in range(2)]
+    except OSError:
+        return _with_other(uri)  # which will find the same
+    for connection in taken:
+        client.keep(connection, token)
+    client.usual = True
+    assert api.shared_store(parse(uri)).window(parse(uri), 2) > 1
+    return _with_other(uri)
+
+
+def _with_other(uri: str) -> bytes:
     (_, wanted), (_, other) = s3dlio.get_many([uri, OTHER_URI], max_in_flight=2)
     assert other == OTHER
     return bytes(wanted)
 
 
-#: The plain ways go through the transport; a batch tries the lane first, so one request more may be seen.
+def _client(uri: str) -> Client:
+    store = api.shared_store(parse(uri))
+    assert isinstance(store, RestStore)
+    return store._call("get", parse(uri))[0].client
+
+
 WAYS: dict[str, Callable[[str], bytes]] = {
     "get": _get,
     "get_range": _get_range,
     "get_into": _get_into,
     "get_many": _get_many,
+    "sweep": _sweep,
 }
+#: Requests that are made, and given up at whatever is unusual, before the transport makes the one that counts: a
+#: batch tries the lane first, and if connections are ready a sweep before that.
+SPARE = {"get": 0, "get_range": 0, "get_into": 0, "get_many": 1, "sweep": 2}
 
 
 def requests_for(origin: FaultOrigin, path: str = PATH) -> list[Logged]:

@@ -250,7 +250,9 @@ def test_threads_never_get_the_same_memory() -> None:
     assert mixed == []
 
 
-@pytest.mark.parametrize("sizes", [[MIB] * 40, [40 * KIB] * 500, [5 * MIB] * 4, [(n % 7 + 1) * 300_000 for n in range(60)]])
+@pytest.mark.parametrize(
+    "sizes", [[MIB] * 40, [40 * KIB] * 500, [5 * MIB] * 4, [(n % 7 + 1) * 300_000 for n in range(60)]]
+)
 def test_no_more_free_memory_is_kept_than_the_budget_says(sizes: list[int]) -> None:
     pool = BufferPool(8 * MIB)
     leases = [pool.take(size) for size in sizes]

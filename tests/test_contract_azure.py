@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 import s3dlio
-from s3dlio import AccessDeniedError, NotFoundError, StoreError, StoreOptions, UriError, open_store
-from s3dlio.fetch import Fetcher, Read
+from s3dlio import AccessDeniedError, NotFoundError, ObjectStore, StoreError, StoreOptions, UriError
 from s3dlio.retry import RetryPolicy
 from s3dlio.stores.azure import AzureStore
-from s3dlio.uri import parse
 from tests.contract import StoreContract
 from tests.contract_base import unique
 
@@ -82,9 +80,8 @@ class TestContainerFirst(_Azure):
 
     def test_a_wrong_key_is_denied(self, root: str) -> None:
         s3dlio.put(f"{root}x", b"x")
-        store = open_store(root, StoreOptions(account_key="d3Jvbmc="))
         with pytest.raises(AccessDeniedError) as caught:
-            Fetcher(store).read(Read(parse(f"{root}x")))
+            ObjectStore(StoreOptions(account_key="d3Jvbmc=")).get(f"{root}x")
         assert "d3Jvbmc" not in str(caught.value)
 
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 import s3dlio
-from s3dlio import AccessDeniedError, OptionError, StoreOptions, open_store
-from s3dlio.fetch import Fetcher, Read
-from s3dlio.uri import parse
+from s3dlio import AccessDeniedError, ObjectStore, OptionError, StoreOptions
 from tests.contract import StoreContract
 from tests.contract_base import unique
 
@@ -74,20 +72,20 @@ class TestGs(_Gcs):
     def test_a_token_opens(self, root: str, server: GcsServer) -> None:
         s3dlio.put(f"{root}x", b"x")
         server.require_auth()
-        fetcher = Fetcher(open_store(root, StoreOptions(bearer_token=server.issue_token())))
-        assert fetcher.read(Read(parse(f"{root}x"))) == b"x"
-        assert fetcher.read_all([Read(parse(f"{root}x"))] * 3)[2] == b"x"
+        store = ObjectStore(StoreOptions(bearer_token=server.issue_token()))
+        assert store.get(f"{root}x") == b"x"
+        assert store.get_many([f"{root}x"] * 3)[2][1] == b"x"
         for token in (None, "stolen"):
             with pytest.raises(AccessDeniedError) as caught:
-                Fetcher(open_store(root, StoreOptions(bearer_token=token))).read(Read(parse(f"{root}x")))
+                ObjectStore(StoreOptions(bearer_token=token)).get(f"{root}x")
             assert "stolen" not in str(caught.value)
 
     def test_a_token_that_is_forbidden_is_denied(self, root: str, server: GcsServer) -> None:
         s3dlio.put(f"{root}x", b"x")
         server.require_auth(forbid=True)
-        store = open_store(root, StoreOptions(bearer_token=server.issue_token()))
+        store = ObjectStore(StoreOptions(bearer_token=server.issue_token()))
         with pytest.raises(AccessDeniedError):
-            Fetcher(store).read(Read(parse(f"{root}x")))
+            store.get(f"{root}x")
 
 
 class TestGcs(_Gcs):

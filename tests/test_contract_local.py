@@ -72,6 +72,14 @@ class _Directories(StoreContract):
     def fresh_container(self, folder: Path) -> str:
         return f"{self.scheme}://{folder}/fresh"
 
+    def test_a_directorys_own_name_lists_what_is_in_it(self, root: str) -> None:
+        s3dlio.put_many([(f"{root}{name}", b"") for name in ("data/x", "data/sub/y", "data2/z", "database")])
+        assert s3dlio.list(f"{root}data") == [f"{root}data/sub/y", f"{root}data/x"]
+        assert s3dlio.list(f"{root}data", recursive=False) == [f"{root}data/sub/", f"{root}data/x"]
+        assert s3dlio.list(f"{root}dat", recursive=False) == [
+            f"{root}{name}" for name in ("data/", "data2/", "database")
+        ]
+
 
 class TestFile(_Directories):
     """`file://`."""

@@ -17,7 +17,7 @@ from s3dlio import NotFoundError, S3dlioError, errors
 from s3dlio.errors import suggest
 
 _CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, S3dlioError)]
-_LINE = re.compile(r"^ {4}([| ]*)(?:\+-- )?(\w+)(?: \(([\w, ]+)\))?(?:\s{2,}\S.*)?$", re.MULTILINE)
+_LINE = re.compile(r"^ {4}([| ]*)(?:\+-- )?(\w+)(?: \(([\w, ]+)\))?(?: +\S.*)?$", re.MULTILINE)
 
 
 def _drawn() -> dict[str, tuple[str | None, tuple[str, ...]]]:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from s3dlio import OptionError, StoreOptions, get, open_store
+from s3dlio import OptionError, StoreOptions, get
 from s3dlio.options import ACCEPTED, ENVIRONMENT, read_environment, resolve
+from s3dlio.stores import open_store
 from s3dlio.stores.s3 import S3Store
 
 _README = Path(__file__).parents[1] / "README.md"
@@ -169,9 +170,7 @@ def test_the_table_of_the_readme_is_the_table_of_the_code() -> None:
 # -- who wins -------------------------------------------------------------------------------------------
 
 
-def test_the_caller_wins_over_the_environment_over_the_profile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_caller_wins_over_the_environment_over_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").write_text(_PROFILE)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     assert _site() == ("us-east-1", "b.s3.us-east-1.amazonaws.com", "")

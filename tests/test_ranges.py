@@ -5,6 +5,8 @@ Knows `s3dlio.ranges` alone.
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,9 @@ from s3dlio import RangeError
 from s3dlio.ranges import Merged, Span, clamp, coalesce, from_offset_length, split
 
 _SMALL = st.integers(0, 40)
-_SPANS = st.lists(st.tuples(_SMALL, st.integers(0, 12)).map(lambda pair: Span(pair[0], pair[0] + pair[1])), max_size=8)
+_SPANS = st.lists(
+    st.tuples(st.integers(0, 20), st.integers(0, 6)).map(lambda pair: Span(pair[0], pair[0] + pair[1])), max_size=8
+)
 
 
 @given(_SMALL, st.none() | _SMALL)
@@ -56,7 +60,7 @@ def test_a_chunk_of_nothing_is_refused(chunk: int) -> None:
         list(split(0, 10, chunk))
 
 
-@given(_SPANS, st.integers(0, 6), st.integers(1, 30))
+@given(_SPANS, st.integers(0, 6), st.integers(1, 12))
 def test_merged_ranges_serve_every_wanted_one_exactly_once(spans: list[Span], gap: int, most: int) -> None:
     merged = coalesce(spans, max_gap=gap, max_length=most)
     assert sorted(member for one in merged for member in one.members) == list(range(len(spans)))
@@ -72,7 +76,7 @@ def test_merged_ranges_serve_every_wanted_one_exactly_once(spans: list[Span], ga
 def test_ranges_that_lie_close_enough_are_merged(spans: list[Span], gap: int) -> None:
     merged = coalesce(spans, max_gap=gap, max_length=10_000)
     assert [one.span.start for one in merged] == sorted(one.span.start for one in merged)
-    for before, behind in zip(merged, merged[1:], strict=False):
+    for before, behind in itertools.pairwise(merged):
         assert behind.span.start - before.span.stop > gap
 
 
@@ -85,11 +89,21 @@ def test_merging_keeps_the_order_of_the_input_in_the_members() -> None:
     assert coalesce([], max_gap=1, max_length=1) == []
 
 
+@pytest.mark.parametrize(("most", "pieces"), [(10, 1), (9, 2)])
+def test_a_merged_range_grows_to_the_limit_and_no_further(most: int, pieces: int) -> None:
+    assert len(coalesce([Span(0, 5), Span(5, 10)], max_gap=0, max_length=most)) == pieces
+
+
+def test_a_range_inside_one_that_is_too_long_anyway_is_read_with_it() -> None:
+    assert coalesce([Span(0, 20), Span(5, 6)], max_gap=0, max_length=10) == [Merged(Span(0, 20), (0, 1))]
+
+
 def _longest_gap(span: Span, wanted: list[Span]) -> int:
-    """Returns the longest run of bytes of the span that nobody wants."""
+    """Returns the longest run of bytes of the span that nobody wants; an empty range ends a run, too."""
     covered = {position for one in wanted for position in range(*one)}
+    begun = {one.start for one in wanted}
     longest = run = 0
     for position in range(*span):
-        run = 0 if position in covered else run + 1
+        run = 0 if position in covered else 1 if position in begun else run + 1
         longest = max(longest, run)
     return longest

@@ -25,6 +25,7 @@ _KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
 _WORDS = st.text("abcXYZ019-_", min_size=1, max_size=12)
 _TOKENS = st.just("") | st.text("abcXYZ019+/=", min_size=1, max_size=40)
 _VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
+_PAIRS = st.builds(KeyPair, st.just("AKIDEXAMPLE"), _VALUES, _TOKENS)
 _EXTRA = st.dictionaries(st.from_regex(r"x-amz-meta-[a-z0-9-]{1,8}", fullmatch=True), _VALUES, max_size=3)
 _QUERIES = st.dictionaries(_KEYS.filter(lambda name: "\0" not in name), _KEYS, max_size=3)
 
@@ -53,14 +54,12 @@ class _Unsigned(S3SigV4Auth):
     key=_KEYS,
     query=_QUERIES,
     extra=_EXTRA,
-    token=_TOKENS,
     region=_WORDS,
-    secret=_VALUES,
+    pair=_PAIRS,
 )
 def test_the_signature_is_botocores(
-    method: str, key: str, query: dict[str, str], extra: dict[str, str], token: str, region: str, secret: str
+    method: str, key: str, query: dict[str, str], extra: dict[str, str], region: str, pair: KeyPair
 ) -> None:
-    pair = KeyPair("AKIDEXAMPLE", secret, token)
     target = Target(method, "bucket.example.test:9000", f"/base/{quote_key(key)}", quote_query(query))
     ours = signed_headers(pair, region, target, extra, _NOW)
     url = f"http://{target.host}{target.path}{'?' if target.query else ''}{target.query}"

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 import s3dlio
-from s3dlio import ObjectChangedError, StoreError, StoreOptions, open_store
+from s3dlio import ObjectChangedError, ObjectStore, StoreError, StoreOptions
 from s3dlio.cancel import CancellationToken
-from s3dlio.fetch import Fetcher, Read
-from s3dlio.stores import direct
+from s3dlio.stores import direct, open_store
 from s3dlio.stores.base import Version
 from s3dlio.uri import parse
 from tests.contract_base import blob
@@ -96,9 +95,7 @@ def test_any_alignment_reads_the_right_bytes(root: str, shift: int, start: int, 
         with open(path, "wb") as file:
             file.write(data)
     target = _aligned(length, shift)
-    open_store(root).read_into(
-        parse(f"{root}x"), start, memoryview(target), Version(-1, ""), CancellationToken()
-    )
+    open_store(root).read_into(parse(f"{root}x"), start, memoryview(target), Version(-1, ""), CancellationToken())
     assert target.tobytes() == data[start : start + length]
 
 
@@ -115,10 +112,9 @@ def test_any_length_is_written_exactly(root: str, size: int, shift: int) -> None
 def test_odd_parts_of_a_split_read_fit_together(root: str) -> None:
     data = blob(1_000_001)
     s3dlio.put(f"{root}x", data)
-    odd = StoreOptions(chunk_size=65_537, min_split_size=0, max_concurrent_ranges=4)
-    fetcher = Fetcher(open_store(root, odd))
-    assert fetcher.read(Read(parse(f"{root}x"))) == data
-    assert fetcher.read(Read(parse(f"{root}x"), 7, 900_001)) == data[7:900_001]
+    odd = ObjectStore(StoreOptions(chunk_size=65_537, min_split_size=0, max_concurrent_ranges=4))
+    assert odd.get(f"{root}x") == data
+    assert odd.get_range(f"{root}x", 7, 900_000) == data[7:900_007]
 
 
 @pytest.mark.parametrize("call", ["open", "preadv"])

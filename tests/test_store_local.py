@@ -166,6 +166,16 @@ def test_a_directory_is_no_object(root: str) -> None:
     assert s3dlio.list(root, recursive=False) == [f"{root}dir/"]
 
 
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("below", ["file/x", "file/x/y"])
+def test_nothing_can_be_written_below_a_file(root: str, below: str, overwrite: bool) -> None:
+    s3dlio.put(f"{root}file", b"kept")
+    with pytest.raises(StoreError, match="a file stands where a directory is needed") as caught:
+        s3dlio.put(f"{root}{below}", b"", overwrite=overwrite)
+    assert (type(caught.value), caught.value.uri) == (StoreError, f"{root}{below}")
+    assert not s3dlio.exists(f"{root}{below}")
+
+
 def test_a_pipe_is_refused_and_not_waited_for(root: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StoreError, match="not a regular file"):
@@ -233,9 +243,7 @@ def test_the_root_directory_is_never_deleted() -> None:
             s3dlio.delete(uri, recursive=True)
 
 
-def test_a_directory_with_something_new_in_it_stays(
-    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_with_something_new_in_it_stays(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     s3dlio.put(f"{root}dir/x", b"")
     real = local.LocalStore.prune
 

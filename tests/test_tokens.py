@@ -18,17 +18,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 import s3dlio
-from s3dlio import AccessDeniedError, OptionError, StoreOptions, open_store
-from s3dlio.fetch import Fetcher, Read
+from s3dlio import AccessDeniedError, ObjectStore, OptionError, StoreOptions, open_store
 from s3dlio.stores import credentials
 from s3dlio.stores.credentials import AzureIdentity, GoogleIdentity
-from s3dlio.uri import parse
 from tests.servers.faults import s3_error
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from s3dlio import BytesView
     from tests.servers.azurite import AzuriteServer
     from tests.servers.faults import FaultOrigin
     from tests.servers.gcs import GcsServer
@@ -164,9 +161,7 @@ def test_an_azure_token_is_renewed_before_it_ends(chain: type[_Chain], monkeypat
     assert [identity.current(), identity.current()] == ["token-2", "token-3"]
 
 
-def test_an_azure_chain_that_finds_nothing_is_denied(
-    chain: type[_Chain], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_azure_chain_that_finds_nothing_is_denied(chain: type[_Chain], monkeypatch: pytest.MonkeyPatch) -> None:
     def find_nothing(_self: _Chain, _scope: str) -> _Token:
         raise _ChainError("log in first")
 
@@ -179,7 +174,7 @@ def test_a_given_token_is_sent_as_it_is(origin: FaultOrigin) -> None:
     origin.objects["/container/x"] = b"x"
     options = StoreOptions(endpoint_url=origin.endpoint_url, bearer_token="mine")
     for uri in ("az://account/container/x", "gs://container/x"):
-        assert _read(uri, options) == b"x"
+        assert ObjectStore(options).get(uri) == b"x"
         assert origin.requests[-1].headers["authorization"] == "Bearer mine"
 
 
@@ -199,10 +194,6 @@ def test_a_shared_access_signature_opens(
     with pytest.raises(AccessDeniedError) as caught:
         s3dlio.delete("az://shared/sp ace")
     assert "sig=" not in str(caught.value)
-
-
-def _read(uri: str, options: StoreOptions) -> BytesView:
-    return Fetcher(open_store(uri, options)).read(Read(parse(uri)))
 
 
 def _signature(server: AzuriteServer, permissions: str) -> str:

@@ -164,7 +164,7 @@ class Weather:
         from s3dlio import api
 
         reads = [Read(parse(uri)) for uri in uris]
-        fetcher = Fetcher(api.open_store(reads[0].uri))
+        fetcher = Fetcher(api.shared_store(reads[0].uri))
         ordered = self.chance.random() < 0.5
         seen = 0
         for read, got in fetcher.stream(reads, budget_bytes=4 * MIB, ordered=ordered):

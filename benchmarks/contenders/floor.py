@@ -33,6 +33,7 @@ def _socket(endpoint: str) -> socket.socket:
 
 
 def request_text(key: str, extra: str = "") -> bytes:
+    """The least that nginx takes for a request."""
     return f"GET /{BUCKET}/{key} HTTP/1.1\r\nHost: 127.0.0.1\r\n{extra}\r\n".encode()
 
 

@@ -43,16 +43,13 @@ def _library() -> Any:
         source = str(Path(__file__).with_name("floor.c"))
         command = [compiler, "-O2", "-shared", "-fPIC", "-pthread", "-o", target, source]
         subprocess.run(command, check=True)
-        library = ctypes.CDLL(target)
-    return library
+        return ctypes.CDLL(target)
 
 
 def _run(job: Job, tasks: Any, scratch: Any, room: int) -> None:
     port = urlsplit(job.endpoint).port
     threads = job.setting["in_flight"]
-    failures = _library().floor_run(
-        port, tasks, ctypes.c_size_t(len(tasks)), threads, scratch, ctypes.c_size_t(room)
-    )
+    failures = _library().floor_run(port, tasks, ctypes.c_size_t(len(tasks)), threads, scratch, ctypes.c_size_t(room))
     if failures:
         raise RuntimeError(f"{failures} requests failed")
 
@@ -84,10 +81,7 @@ def _fill(job: Job, memory: Any) -> None:
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     spans = [(start, min(start + PART, size)) for start in range(0, size, PART)]
     texts = [request_text(BIG_KEY, f"Range: bytes={start}-{stop - 1}\r\n") for start, stop in spans]
-    rows = [
-        Task(text, len(text), base + start, stop - start)
-        for text, (start, stop) in zip(texts, spans, strict=True)
-    ]
+    rows = [Task(text, len(text), base + start, stop - start) for text, (start, stop) in zip(texts, spans, strict=True)]
     _run(job, (Task * len(rows))(*rows), None, 0)
 
 

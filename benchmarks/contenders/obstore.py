@@ -70,9 +70,7 @@ def big(job: Job) -> Action:
 
         def part(start: int) -> None:
             length = min(_PART, size - start)
-            view[start : start + length] = memoryview(
-                obstore.get_range(store, BIG_KEY, start=start, length=length)
-            )
+            view[start : start + length] = memoryview(obstore.get_range(store, BIG_KEY, start=start, length=length))
 
         share(part, range(0, size, _PART), job.setting["in_flight"])
         return target

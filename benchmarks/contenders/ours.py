@@ -27,7 +27,7 @@ def small(job: Job) -> Action:
     return action
 
 
-def big(job: Job) -> Action:
+def big(_job: Job) -> Action:
     """The big object by `get`."""
     return lambda: held_whole(s3dlio.get(_BIG_URI))
 
@@ -44,6 +44,7 @@ def big_into(job: Job) -> Action:
 
 
 def loader_iterable(job: Job) -> Action:
+    """The iterable dataset over the whole prefix."""
     from benchmarks.loaders import loading
     from s3dlio.torch import S3IterableDataset
 
@@ -51,6 +52,7 @@ def loader_iterable(job: Job) -> Action:
 
 
 def loader_map(job: Job) -> Action:
+    """The map dataset over the whole prefix."""
     from benchmarks.loaders import loading
     from s3dlio.torch import S3MapDataset
 

@@ -31,7 +31,7 @@ def small(job: Job) -> Action:
     return action
 
 
-def big(job: Job) -> Action:
+def big(_job: Job) -> Action:
     """The big object by `get`."""
     return lambda: held_whole(_original.get(BUCKET_URI + BIG_KEY))
 
@@ -65,7 +65,8 @@ async def _receive(memory: Any) -> None:
 def _iterable(job: Job) -> Any:
     # Its concurrency is that of one batch on the Rust side; the wrapper flattens those batches.
     datasets = import_module("s3dlio.torch").ObjectStoreIterableDataset
-    return datasets.from_prefix(job.prefix_uri(), **job.setting)
+    options = {name: value for name, value in job.setting.items() if name not in ("torch_threads", "env")}
+    return datasets.from_prefix(job.prefix_uri(), **options)
 
 
 def _map(job: Job) -> Any:
@@ -73,12 +74,14 @@ def _map(job: Job) -> Any:
 
 
 def loader_iterable(job: Job) -> Action:
+    """The iterable dataset over the whole prefix."""
     from benchmarks.loaders import loading
 
     return loading(job, _iterable(job))
 
 
 def loader_map(job: Job) -> Action:
+    """The map dataset over the whole prefix."""
     from benchmarks.loaders import loading
 
     return loading(job, _map(job))

@@ -84,6 +84,7 @@ def _dataset(job: Job, kind: Any, prefix: str, **more: Any) -> Any:
 
 
 def loader_iterable(job: Job) -> Action:
+    """The iterable dataset over the whole prefix."""
     # A prefix that holds exactly the first hundred objects, where only few are to be read.
     few = job.params.get("count") == 100
     prefix = job.prefix_uri() + ("0000" if few else "")
@@ -91,6 +92,7 @@ def loader_iterable(job: Job) -> Action:
 
 
 def loader_map(job: Job) -> Action:
+    """The map dataset over the whole prefix."""
     return loading(job, _dataset(job, S3MapDataset, job.prefix_uri()))
 
 

@@ -18,7 +18,7 @@ from email.utils import formatdate
 from typing import NamedTuple
 
 from s3dlio.cancel import CancellationToken
-from s3dlio.errors import NotFoundError, OptionError, StoreError, UriError
+from s3dlio.errors import OptionError, StoreError, UriError
 from s3dlio.options import StoreOptions
 from s3dlio.stores import xml
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, PutOptions
@@ -172,13 +172,9 @@ class AzureStore(RestStore):
         info = self._info(transport.ask(call, "HEAD", {}, token).head)
         return dataclasses.replace(info, size=0, content_type=DIRECTORY_TYPE)
 
-    def _has_container(self, uri: Uri, token: CancellationToken) -> bool:
+    def _find_container(self, uri: Uri, token: CancellationToken) -> None:
         transport, call = self._container("delete", uri)
-        try:
-            transport.ask(call, "HEAD", {}, token)
-        except NotFoundError:
-            return False
-        return True
+        transport.ask(call, "HEAD", {}, token)
 
     def _container(self, operation: str, uri: Uri, query: Mapping[str, str] = NO_QUERY) -> tuple[Transport, Call]:
         blob = self._locate(uri)._replace(name="")

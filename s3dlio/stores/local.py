@@ -128,7 +128,7 @@ class LocalStore(Store):
         folder, name = os.path.split(uri.key)
         temporary = os.path.join(folder, f".{name[:_SHOWN_CHARS]}.{secrets.token_hex(8)}{TEMPORARY}")
         with mapped(uri, "put"):
-            os.makedirs(folder, exist_ok=True)
+            _make_folder(folder)
             try:
                 self._write(temporary, data, token)
                 _publish(temporary, uri.key, overwrite=options.overwrite)
@@ -250,6 +250,15 @@ def _tag(status: os.stat_result) -> str:
 def _version(descriptor: int) -> Version:
     status = os.fstat(descriptor)
     return Version(status.st_size, quoted(_tag(status)))
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        # Neither "the object exists" nor "it is missing": nothing can be written there.
+        msg = "a file stands where a directory is needed"
+        raise OSError(errno.EINVAL, msg) from error
 
 
 def _publish(temporary: str, final: str, *, overwrite: bool) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 from s3dlio.cancel import CancellationToken
-from s3dlio.errors import NotFoundError, OptionError, RangeError, StoreError
+from s3dlio.errors import AccessDeniedError, NotFoundError, OptionError, RangeError, StoreError
 from s3dlio.options import StoreOptions
 from s3dlio.retry import RetryPolicy
 from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Reader, Store, Version, bare, quoted
@@ -214,10 +214,16 @@ class RestStore(Store):
 
     def _has_container(self, uri: Uri, token: CancellationToken) -> bool:
         try:
-            self._page(uri.with_key("\x7f"), token, "", recursive=False)
+            self._find_container(uri, token)
         except NotFoundError:
             return False
+        except AccessDeniedError:  # one may be allowed to delete and not to look
+            return True
         return True
+
+    def _find_container(self, uri: Uri, token: CancellationToken) -> None:
+        """Ask for the container of ``uri``; raise ``NotFoundError`` if there is none."""
+        self._page(uri.with_key("\x7f"), token, "", recursive=False)
 
     def entries(self, prefix: Uri, token: CancellationToken, *, recursive: bool = True) -> Iterator[Entry]:
         """See :meth:`s3dlio.stores.base.Store.entries`."""
