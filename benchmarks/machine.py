@@ -17,7 +17,7 @@ from benchmarks.venvs import ROOT
 
 
 def describe() -> dict[str, Any]:
-    """Processor, memory, kernel, Python, nginx, load, date and commit."""
+    """Processor, memory, kernel, Python, nginx, load and date."""
     return {
         "cpu": _first("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)),
@@ -28,8 +28,12 @@ def describe() -> dict[str, Any]:
         "nginx": _said([shutil.which("nginx") or "/usr/sbin/nginx", "-v"]).removeprefix("nginx version: "),
         "load_at_start": os.getloadavg()[0],
         "date": time.strftime("%Y-%m-%d"),
-        "commit": _said(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], must_work=True),
     }
+
+
+def commit() -> str:
+    """The working tree's commit, marked where something in it has been changed since; empty without git."""
+    return _said(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], must_work=True)
 
 
 def _first(path: str, name: str) -> str:

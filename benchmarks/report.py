@@ -74,7 +74,6 @@ def _machine(machine: dict[str, Any]) -> str:
         ("Origin", machine["nginx"]),
         ("Load before the run", f"{machine['load_at_start']:.2f}"),
         ("Date", machine["date"]),
-        ("Commit", machine["commit"] or "not committed"),
     ]
     return "## The machine\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 
@@ -104,7 +103,7 @@ def number(value: float) -> str:
 def _table(work: dict[str, Any]) -> str:
     head = f"### {work['title']}\n\n"
     head += f"{work['about']}\n\n" if work["about"] else ""
-    head += f"{work['rounds']} rounds, started {work['started']}. {_disturbance(work)}\n\n"
+    head += f"{work['rounds']} rounds, started {work['started']}{_commit(work)}. {_disturbance(work)}\n\n"
     unit = work["unit"]
     head += f"| | {unit}, median | min - max | ours / it | CPU per op | peak over own, GiB | setting |\n"
     head += "|---|---:|---:|---:|---:|---:|---|\n"
@@ -112,6 +111,11 @@ def _table(work: dict[str, Any]) -> str:
     notes = [f"- {label}: {lane['note']}." for label, lane in work["lanes"].items() if lane["note"]]
     heavy = [_heavy(label, lane) for label, lane in work["lanes"].items() if _has_heavy(lane)]
     return head + "\n".join(rows + (["", *notes, *heavy] if notes or heavy else []))
+
+
+def _commit(work: dict[str, Any]) -> str:
+    # Works can be run one at a time, so each says of which state it speaks.
+    return f", at {work['commit']}" if work.get("commit") else ""
 
 
 def _disturbance(work: dict[str, Any]) -> str:

@@ -95,6 +95,7 @@ def _names(given: str | None, known: list[str]) -> list[str]:
 def _run_one(runner: Runner, work: Work, lanes: list[Lane], chosen: argparse.Namespace) -> dict[str, Any]:
     say(f"{work.name}: {work.title}")
     record = runner.run(work, lanes, chosen.rounds or (_QUICK_ROUNDS if chosen.quick else work.rounds))
+    record["commit"] = machine.commit()
     figures.add_ratios(work, record["lanes"])
     record["targets"] = [figures.judge(target, record["lanes"]) for target in work.targets]
     for label, lane in record["lanes"].items():

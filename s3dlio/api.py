@@ -184,15 +184,14 @@ def stat_many(uris: Iterable[str], concurrency: int = DEFAULT_IN_FLIGHT) -> list
     if not given:
         return []
     store = _common_store(given, "stat_many")
-    token = current_token()
 
-    def ask(uri: str) -> ObjectInfo:
+    def ask(uri: str, token: CancellationToken) -> ObjectInfo:
         where = parse_object(uri, "stat_many")
         info = store.head(where, token)
         store.sizes.remember(where, info)
         return info
 
-    infos = map_all(ask, given, concurrency, token)
+    infos = map_all(ask, given, concurrency, current_token())
     return [_mapping(info) for info in infos]
 
 
@@ -311,14 +310,13 @@ def put_many(items: Iterable[tuple[str, Buffer]], max_in_flight: int = DEFAULT_I
     if not pairs:
         return
     store = _common_store([uri for uri, _ in pairs], "put_many")
-    token = current_token()
 
-    def write(pair: tuple[str, Buffer]) -> None:
+    def write(pair: tuple[str, Buffer], token: CancellationToken) -> None:
         where = parse_object(pair[0], "put_many")
         store.sizes.forget(where)
         store.put(where, flat_bytes(pair[1]), PutOptions(), token)
 
-    map_all(write, pairs, max_in_flight, token)
+    map_all(write, pairs, max_in_flight, current_token())
 
 
 def delete(
@@ -387,7 +385,7 @@ def _in_flight(max_in_flight: int, workers: int | None, concurrency: int | None)
 
 
 def _one_scheme(uris: Sequence[str], operation: str) -> None:
-    schemes = {uri.partition("://")[0].lower() for uri in uris}
+    schemes = {parse(uri).scheme.replace("gcs", "gs") for uri in uris}
     if len(schemes) > 1:
         msg = f"all URIs must have the same scheme, not {', '.join(sorted(schemes))}"
         raise UriError(msg, operation=operation)

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from s3dlio import api, buckets
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW
+from s3dlio.errors import CancelledError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +37,10 @@ def awaitable(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         def work() -> None:
             try:
                 future.set_result(context.run(verb, *args, **kwargs))
+            except CancelledError as error:
+                # Of a task that is gone nobody takes the exception, and asyncio would complain about that.
+                if not (token.is_cancelled and future.cancel()):
+                    future.set_exception(error)
             except BaseException as error:  # noqa: BLE001 - a thread's boundary: the future raises it
                 future.set_exception(error)
 

@@ -65,14 +65,13 @@ class Crew:
         mailbox: _Mailbox = queue.SimpleQueue()
         mailbox.put(job)  # beforehand: Ctrl-C while the thread starts must not leave it without
         thread = threading.Thread(target=self._serve, args=(mailbox,), name="s3dlio-reader", daemon=True)
-        self._threads.add(thread)
         try:
             thread.start()
         except RuntimeError:
-            self._threads.discard(thread)
             job()
 
     def _serve(self, mailbox: _Mailbox) -> None:
+        self._threads.add(threading.current_thread())  # not before: dismiss() joins what it finds here
         try:
             job = mailbox.get()
             while job is not None:
@@ -231,7 +230,7 @@ class Gang(abc.ABC):
 
 
 class _Mapping(Gang, Generic[T, R]):
-    def __init__(self, work: Callable[[T], R], items: list[T], width: int, parent: CancellationToken) -> None:
+    def __init__(self, work: Callable[[T, CancellationToken], R], items: list[T], width: int, parent: CancellationToken) -> None:
         super().__init__(width, parent)
         self._work = work
         self._todo: Iterator[tuple[int, T]] = iter(list(enumerate(items)))
@@ -241,11 +240,13 @@ class _Mapping(Gang, Generic[T, R]):
         for index, item in self._todo:  # one iterator for all members: a list's own is atomic
             if self.token.is_cancelled:
                 return
-            self.results[index] = self._work(item)
+            self.results[index] = self._work(item, self.token)
 
 
-def map_all(work: Callable[[T], R], items: Iterable[T], width: int, parent: CancellationToken) -> list[R]:
+def map_all(work: Callable[[T, CancellationToken], R], items: Iterable[T], width: int, parent: CancellationToken) -> list[R]:
     """Call ``work`` on every item, up to ``width`` at once, and return the results in order.
+
+    ``work`` is handed the token that stops it when another item has failed.
 
     Raises:
         BaseException: The first failure, as it was raised; what had not begun is not begun.

@@ -28,6 +28,8 @@ from s3dlio.errors import (
 )
 from s3dlio.retry import RetryPolicy
 from s3dlio.stores.credentials import AwsIdentity
+from s3dlio.stores.rest import make_transport
+from s3dlio.stores.s3 import S3Store, Site
 from s3dlio.wire.connection import Connection
 from tests.reading import (
     CHUNK,
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from s3dlio.options import StoreOptions
+    from tests.servers.reply import Step
+    from tests.servers.rules import Request
 
 BODY = random_bytes(200 * KIB + 7)
 #: Enough of one fault for all tries of any way.
@@ -632,6 +636,43 @@ def _region(authorization: str) -> str:
     return authorization.split("/")[2]
 
 
+class _Regional(FaultOrigin):
+    """Serves one region, and sends who signs for another one there."""
+
+    def steps_for(self, request: Request) -> list[Step]:
+        if _region(request.headers["authorization"]) != "eu-north-1":
+            self.plan(request.path, s3_error(301, "PermanentRedirect", x_amz_bucket_region="eu-north-1"))
+        return super().steps_for(request)
+
+
+@pytest.mark.xfail(reason="stores/s3.py: patch 1")
+@pytest.mark.parametrize("round_", range(3))
+def test_a_batch_from_another_region_is_redirected_as_one(monkeypatch: pytest.MonkeyPatch, round_: int) -> None:
+    objects = {f"/bucket/{n}": b"x" * n for n in range(60)}
+    with _Regional(objects) as origin, verbs_with(monkeypatch, impatient(origin.endpoint_url)):
+        got = s3dlio.get_many([f"s3:/{path}" for path in objects])
+        assert [view for _, view in got] == list(objects.values())
+
+
+@pytest.mark.xfail(strict=True, reason="stores/s3.py: patch 1")
+@every_path
+def test_a_bucket_of_another_region_is_asked_at_another_host(
+    origin: FaultOrigin, store: StoreOptions, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    plain = S3Store._open
+    with FaultOrigin({PATH: CHANGED, OTHER_PATH: OTHER}) as elsewhere:
+
+        def open_(self: S3Store, bucket: str, region: str) -> Site:
+            if region != "eu-north-1":
+                return plain(self, bucket, region)
+            return Site(make_transport(self.options, elsewhere.endpoint_url), "/bucket", region)
+
+        monkeypatch.setattr(S3Store, "_open", open_)
+        origin.plan(PATH, *[s3_error(301, "PermanentRedirect", x_amz_bucket_region="eu-north-1")] * FOR_GOOD)
+        assert WAYS[way](URI) == CHANGED
+        assert requests_for(elsewhere)[0].headers["host"] == elsewhere.endpoint_url.removeprefix("http://")
+
+
 def test_a_server_that_names_region_after_region_is_given_up(origin: FaultOrigin, store: StoreOptions) -> None:
     regions = [s3_error(301, "PermanentRedirect", x_amz_bucket_region=f"x-{n}") for n in range(FOR_GOOD)]
     origin.plan(PATH, *regions)
@@ -725,7 +766,7 @@ def test_the_first_failure_of_a_batch_stops_the_rest(origin: FaultOrigin, store:
     origin.objects |= {f"/bucket/{n}": BODY for n in range(300)}
     origin.plan("/bucket/3", *[s3_error(404, "NoSuchKey")] * FOR_GOOD)
     with pytest.raises(NotFoundError) as caught:
-        s3dlio.get_many([f"s3://bucket/{n}" for n in range(300)])
+        s3dlio.get_many([f"s3://bucket/{n}" for n in range(300)], max_in_flight=4)
     assert caught.value.uri == "s3://bucket/3"
     time.sleep(0.1)  # what was sent before the failure was known
     before = len(origin.requests)

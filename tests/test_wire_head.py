@@ -19,7 +19,8 @@ from s3dlio.cancel import CancellationToken
 from s3dlio.errors import ObjectChangedError, RangeError, StoreError
 from s3dlio.retry import RetryPolicy
 from s3dlio.wire.client import Client
-from s3dlio.wire.connection import Connection, Origin, Timeouts
+from s3dlio.wire.channel import Origin, Timeouts
+from s3dlio.wire.connection import Connection
 from s3dlio.wire.head import MAX_HEAD_BYTES, ContentRange, Head, ProtocolError, find_end, parse_content_range
 from s3dlio.wire.lane import Lane
 from s3dlio.wire.transport import Call, Fault, Landing, Transport, Version

@@ -10,7 +10,6 @@ import abc
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 from s3dlio.cancel import CancellationToken
@@ -20,8 +19,8 @@ from s3dlio.retry import RetryPolicy
 from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Reader, Store, Version, bare, quoted
 from s3dlio.stores.xml import Page, parse_time
 from s3dlio.uri import Uri
+from s3dlio.wire.channel import Timeouts
 from s3dlio.wire.client import Client, origin_of
-from s3dlio.wire.connection import Timeouts
 from s3dlio.wire.head import Head
 from s3dlio.wire.lane import Lane
 from s3dlio.wire.sweep import Landed, Sweep
@@ -199,6 +198,9 @@ class RestStore(Store):
         if len(uris) == 1:
             self._delete_one(uris[0], token)
             return
+        # Here, since this module cannot be imported any more while the interpreter ends, and reads can.
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
         with ThreadPoolExecutor(_DELETES_AT_ONCE, "s3dlio-delete") as threads:
             for _ in threads.map(lambda uri: self._delete_one(uri, token), uris):
                 pass

@@ -19,7 +19,8 @@ from typing import Any
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import OptionError
 from s3dlio.perprocess import PerProcess
-from s3dlio.wire.connection import Connection, Origin, Timeouts
+from s3dlio.wire.channel import Origin, Timeouts
+from s3dlio.wire.connection import Connection
 
 #: How a connection that the server has closed fails; a send over TLS has ways of its own.
 _CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)

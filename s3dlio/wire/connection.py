@@ -1,23 +1,15 @@
 """One connection: a request out, a head and a body in, the body straight into the caller's memory.
 
-Floor 2. Knows sockets and TLS; must not know retry, pools or what a request means.
-
-``recv_into(view, n, MSG_WAITALL)`` on a blocking socket is one system call without the GIL for a whole
-body. Python's own socket timeouts would turn it into a poll and a short read per segment, so plain
-sockets get the kernel's timeouts (``SO_RCVTIMEO``) instead; TLS sockets, whose reads come by record
-anyway, keep Python's.
+Floor 2. Knows how HTTP/1.1 is put on a socket; must not know retry, pools or what a request means.
 """
 
 from __future__ import annotations
 
 import re
 import socket
-import ssl
-import struct
-import sys
-from typing import Any, NamedTuple
 
 from s3dlio.cancel import Deadline
+from s3dlio.wire.channel import Channel, Timeouts
 from s3dlio.wire.head import MAX_HEAD_BYTES, Head, ProtocolError, find_end
 
 #: The first receive asks for this much: any head, and little enough body that copying it is free.
@@ -33,30 +25,7 @@ _NOTHING_USUAL = (-1, b"\0", b"\0")
 _WAITALL = getattr(socket, "MSG_WAITALL", 0)
 
 
-class Origin(NamedTuple):
-    """Where to connect: scheme, host and port of a server, and of a proxy before it, if any."""
-
-    scheme: str
-    host: str
-    port: int
-    proxy: str = ""
-
-    @property
-    def authority(self) -> str:
-        """The value of the ``Host`` field: the port is left out when it is the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
-
-
-class Timeouts(NamedTuple):
-    """Seconds to connect, seconds without a byte, seconds for one exchange."""
-
-    connect_s: float
-    read_s: float
-    exchange_s: float
-
-
-class Connection:
+class Connection(Channel):
     """A socket and the state of the exchange on it. Used by one thread at a time.
 
     Args:
@@ -71,18 +40,15 @@ class Connection:
     """
 
     __slots__ = (
-        "_aborted", "_begin", "_chunk_left", "_deadline", "_end", "_head_end", "_left", "_plain", "_scratch",
-        "_socket", "_usual", "_view", "answered", "closing", "head", "received", "timeouts",
+        "_begin", "_chunk_left", "_deadline", "_end", "_head_end", "_left", "_scratch", "_usual", "_view",
+        "answered", "closing", "head", "received",
     )  # fmt: skip
 
     head: Head
 
     def __init__(self, sock: socket.socket, timeouts: Timeouts) -> None:
-        self._socket = sock
-        self._plain = not isinstance(sock, ssl.SSLSocket)
-        self._aborted = False
+        super().__init__(sock, timeouts)
         self._deadline = Deadline(timeouts.exchange_s)
-        self.timeouts = timeouts
         self._scratch = bytearray(SCRATCH_BYTES)
         self._view = memoryview(self._scratch)
         self._head_end = 0
@@ -93,50 +59,6 @@ class Connection:
         self.answered = False
         self.closing = False
         self.received = 0
-
-    # -- the beginning ----------------------------------------------------------------------------
-
-    def connect(self, address: tuple[Any, ...]) -> None:
-        """Connect to an address of the socket's family.
-
-        Raises:
-            OSError: It cannot be reached, or not in time.
-        """
-        self._wait_at_most(self.timeouts.connect_s)
-        try:
-            self._socket.connect(address)
-        except TimeoutError as error:
-            msg = f"no connection within {self.timeouts.connect_s:g} s"
-            raise TimeoutError(msg) from error
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.set_timeouts()
-
-    def secure(self, context: ssl.SSLContext, host: str) -> None:
-        """Speak TLS from here on.
-
-        Raises:
-            OSError: It cannot be agreed on, or the certificate is not to be trusted.
-        """
-        # In two steps, so that abort() finds the socket that the handshake waits for.
-        self._socket = secured = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
-        self._plain = False
-        self._wait_at_most(self.timeouts.connect_s)
-        try:
-            secured.do_handshake()
-        except TimeoutError as error:
-            msg = f"no TLS handshake within {self.timeouts.connect_s:g} s"
-            raise TimeoutError(msg) from error
-        self.set_timeouts()
-
-    def _wait_at_most(self, seconds: float) -> None:
-        self._socket.settimeout(seconds)
-        if self._aborted:
-            msg = "the connection was given up before it was made"
-            raise ConnectionAbortedError(msg)
-
-    def set_timeouts(self) -> None:
-        """Make calls on the socket block, but no longer than the timeouts allow without progress."""
-        set_timeouts(self._socket, min(self.timeouts.read_s, self.timeouts.exchange_s))
 
     # -- an exchange ------------------------------------------------------------------------------
 
@@ -376,15 +298,6 @@ class Connection:
             msg = f"not done after {self.timeouts.exchange_s:g} s"
             raise TimeoutError(msg)
 
-    def _recv(self, target: memoryview, flags: int) -> int:
-        try:
-            if self._plain:
-                return self._socket.recv_into(target, len(target), flags)
-            return self._socket.recv_into(target, len(target))
-        except (BlockingIOError, TimeoutError) as error:
-            msg = f"the server sent nothing for {self.timeouts.read_s:g} s"
-            raise TimeoutError(msg) from error
-
     def _next_chunk(self) -> int:
         """Return the bytes left in the current chunk, reading the next chunk's line when it is used up."""
         if self._chunk_left:
@@ -459,52 +372,6 @@ class Connection:
     def reusable(self) -> bool:
         """Whether another exchange may follow: all is read, nothing surplus came, nobody said close."""
         return self._left == 0 and self._begin == self._end and self.head.keep_alive
-
-    def is_stale(self) -> bool:
-        """Whether the server has closed, or sent something unasked, since the last exchange."""
-        try:
-            self._look()
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return False
-        except OSError:
-            return True
-        return True
-
-    def _look(self) -> None:
-        """Return if something has come, even the end; else raise as a non-blocking receive does."""
-        if self._plain:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            return
-        # TLS has messages of its own (session tickets), which only reading tells from an answer.
-        self._socket.settimeout(0.0)
-        try:
-            self._socket.recv(1)
-        finally:
-            self.set_timeouts()
-
-    def abort(self) -> None:
-        """Break a receive or send that another thread is blocked in."""
-        self._aborted = True
-        try:
-            # Not SSLSocket.shutdown, which takes the TLS state away from under the other thread.
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-        except OSError:
-            return  # not connected: nobody can be blocked in it
-
-    def close(self) -> None:
-        """Close the socket. Never raises, never waits."""
-        self._socket.close()
-
-
-def set_timeouts(sock: socket.socket, seconds: float) -> None:
-    """Make blocking calls on ``sock`` fail after ``seconds`` without progress."""
-    if isinstance(sock, ssl.SSLSocket) or sys.platform == "win32":
-        sock.settimeout(seconds)
-        return
-    sock.settimeout(None)
-    packed = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
 
 
 def _usual_lines(folded: bytearray) -> tuple[int, bytes, bytes]:
