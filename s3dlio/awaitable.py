@@ -6,6 +6,7 @@ Floor 6. Knows asyncio; starts no event loop and needs none of its own.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextvars import copy_context
@@ -31,6 +32,7 @@ def awaitable(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     async def twin(*args: P.args, **kwargs: P.kwargs) -> T:
         future: Future[T] = Future()
         token = CancellationToken(CREW.get().token)
+        task_gone = threading.Event()
         context = copy_context()
         context.run(api.context_token.set, token)
 
@@ -39,7 +41,7 @@ def awaitable(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
                 future.set_result(context.run(verb, *args, **kwargs))
             except CancelledError as error:
                 # Of a task that is gone nobody takes the exception, and asyncio would complain about that.
-                if not (token.is_cancelled and future.cancel()):
+                if not (task_gone.is_set() and future.cancel()):
                     future.set_exception(error)
             except BaseException as error:  # noqa: BLE001 - a thread's boundary: the future raises it
                 future.set_exception(error)
@@ -48,6 +50,7 @@ def awaitable(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         try:
             return await asyncio.shield(asyncio.wrap_future(future))
         except asyncio.CancelledError:
+            task_gone.set()
             token.cancel()
             raise
         finally:

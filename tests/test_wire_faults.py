@@ -645,7 +645,6 @@ class _Regional(FaultOrigin):
         return super().steps_for(request)
 
 
-@pytest.mark.xfail(reason="stores/s3.py: patch 1")
 @pytest.mark.parametrize("round_", range(3))
 def test_a_batch_from_another_region_is_redirected_as_one(monkeypatch: pytest.MonkeyPatch, round_: int) -> None:
     objects = {f"/bucket/{n}": b"x" * n for n in range(60)}
@@ -654,7 +653,6 @@ def test_a_batch_from_another_region_is_redirected_as_one(monkeypatch: pytest.Mo
         assert [view for _, view in got] == list(objects.values())
 
 
-@pytest.mark.xfail(strict=True, reason="stores/s3.py: patch 1")
 @every_path
 def test_a_bucket_of_another_region_is_asked_at_another_host(
     origin: FaultOrigin, store: StoreOptions, monkeypatch: pytest.MonkeyPatch, way: str

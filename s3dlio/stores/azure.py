@@ -112,7 +112,7 @@ class AzureStore(RestStore):
         def sign(method: str, headers: Headers) -> bytes:
             return self._sign(method, asked, transport.client.origin.authority, headers)
 
-        call = Call(operation, uri, sign, self._identity.renew, xml.explain, lambda _head: False)
+        call = Call(operation, uri, sign, self._identity.renew, xml.explain, lambda _head: None)
         return transport, call
 
     # -- requests ---------------------------------------------------------------------------------

@@ -91,13 +91,14 @@ class S3Store(RestStore):
         path = base.path.rstrip("/") + ("" if virtual or not bucket else f"/{quote_key(bucket)}")
         return Site(transport, path, region)
 
-    def _moved(self, bucket: str, head: Head) -> bool:
-        """Follow a redirect to the bucket's own region; S3 names it in a header."""
+    def _moved(self, bucket: str, head: Head, aimed_at: str) -> Transport | None:
+        """Follow a redirect to the bucket's own region, which S3 names in a header."""
         region = head.field("x-amz-bucket-region")
-        if not region or region == self._site(bucket).region:
-            return False
-        self._sites[bucket] = self._open(bucket, region)
-        return True
+        if not region or region == aimed_at:
+            return None
+        if region != self._site(bucket).region:  # else another thread was here first
+            self._sites[bucket] = self._open(bucket, region)
+        return self._site(bucket).transport
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -106,11 +107,15 @@ class S3Store(RestStore):
         text = quote_query(dict(query)) if query else ""
         key = f"/{quote_key(uri.key)}" if uri.key else ""
 
-        def sign(method: str, headers: Headers) -> bytes:
-            return self._sign(self._site(bucket), Target(method, "", key, text), headers)
+        aimed_at = [""]
 
-        def moved(head: Head) -> bool:
-            return self._moved(bucket, head)
+        def sign(method: str, headers: Headers) -> bytes:
+            site = self._site(bucket)
+            aimed_at[0] = site.region
+            return self._sign(site, Target(method, "", key, text), headers)
+
+        def moved(head: Head) -> Transport | None:
+            return self._moved(bucket, head, aimed_at[0])
 
         call = Call(operation, uri, sign, self._renew, xml.explain, moved)
         return self._site(bucket).transport, call

@@ -81,7 +81,7 @@ class Call:
         sign: Method and headers in, the whole head of the request out; called anew for each try.
         renew: Fetch fresh credentials; called once, after the first refusal.
         explain: Body of an error response in, what it says out.
-        moved: Told the answer of a redirect; returns whether ``sign`` now aims elsewhere.
+        moved: Told the answer of a redirect; returns where ``sign`` now aims at, or ``None``.
     """
 
     operation: str
@@ -89,7 +89,7 @@ class Call:
     sign: Callable[[str, Headers], bytes]
     renew: Callable[[], object]
     explain: Callable[[Head, bytes], Fault]
-    moved: Callable[[Head], bool]
+    moved: Callable[[Head], Transport | None]
 
 
 class _Refused(Exception):  # noqa: N818 - a signal inside this module, not an error anyone sees
@@ -128,9 +128,9 @@ class Transport:
             CancelledError: ``token`` was cancelled.
         """
 
-        def attempt() -> Answer:
-            connection = self.client.open(call.sign(method, headers), token, body=body, method=method)
-            return self._whole(call, connection, token, (200, 201, 202, 204, 206))
+        def attempt(at: Transport) -> Answer:
+            connection = at.client.open(call.sign(method, headers), token, body=body, method=method)
+            return at.whole(call, connection, token, (200, 201, 202, 204, 206))
 
         return self.tries(call, token, attempt)
 
@@ -143,11 +143,11 @@ class Transport:
             StoreError: As :meth:`ask`.
             CancelledError: ``token`` was cancelled.
         """
-        return self.tries(landing.call, token, lambda: self._land(landing, token))
+        return self.tries(landing.call, token, lambda at: at.land(landing, token))
 
     # -- one try ----------------------------------------------------------------------------------
 
-    def _whole(self, call: Call, connection: Connection, token: CancellationToken, good: tuple[int, ...]) -> Answer:
+    def whole(self, call: Call, connection: Connection, token: CancellationToken, good: tuple[int, ...]) -> Answer:
         """Read the rest of an answer, give the connection back, and tell good answers from bad."""
         fine = connection.head.status in good
         try:
@@ -160,7 +160,8 @@ class Transport:
             raise _Refused(connection.head, call.explain(connection.head, body))
         return Answer(connection.head, body)
 
-    def _land(self, landing: Landing, token: CancellationToken) -> Version:
+    def land(self, landing: Landing, token: CancellationToken) -> Version:
+        """Try once to bring the rest of a range into its memory."""
         if landing.finished:
             return landing.version()
         connection = self.client.open(landing.call.sign("GET", landing.headers()), token)
@@ -177,7 +178,7 @@ class Transport:
     def _land_nothing(self, landing: Landing, connection: Connection, token: CancellationToken) -> Version:
         """Deal with an answer that carries no bytes of the object."""
         try:
-            self._whole(landing.call, connection, token, ())
+            self.whole(landing.call, connection, token, ())
         except _Refused as refused:
             if refused.head.status == 416:
                 return landing.nothing_there(refused.head)
@@ -189,8 +190,12 @@ class Transport:
 
     # -- many tries -------------------------------------------------------------------------------
 
-    def tries(self, call: Call, token: CancellationToken, attempt: Callable[[], T]) -> T:
-        """Run ``attempt`` until it succeeds, fails for good, or the policy's tries are used up."""
+    def tries(self, call: Call, token: CancellationToken, attempt: Callable[[Transport], T]) -> T:
+        """Run ``attempt`` until it succeeds, fails for good, or the policy's tries are used up.
+
+        It is handed the transport to use: this one, or the one that a redirect has led to.
+        """
+        at = self
         number = 0
         renewed = False
         redirects = 0
@@ -198,11 +203,13 @@ class Transport:
             token.check()
             number += 1
             try:
-                return attempt()
+                return attempt(at)
             except _Refused as refused:
                 if refused.head.status in _MOVED_STATUS and redirects < 5:
                     redirects += 1
-                    if call.moved(refused.head):
+                    elsewhere = call.moved(refused.head)
+                    if elsewhere is not None:
+                        at = elsewhere
                         continue
                 if _is_denial(refused) and not renewed:
                     renewed = True
