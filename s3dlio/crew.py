@@ -230,7 +230,9 @@ class Gang(abc.ABC):
 
 
 class _Mapping(Gang, Generic[T, R]):
-    def __init__(self, work: Callable[[T, CancellationToken], R], items: list[T], width: int, parent: CancellationToken) -> None:
+    def __init__(
+        self, work: Callable[[T, CancellationToken], R], items: list[T], width: int, parent: CancellationToken
+    ) -> None:
         super().__init__(width, parent)
         self._work = work
         self._todo: Iterator[tuple[int, T]] = iter(list(enumerate(items)))
@@ -243,7 +245,9 @@ class _Mapping(Gang, Generic[T, R]):
             self.results[index] = self._work(item, self.token)
 
 
-def map_all(work: Callable[[T, CancellationToken], R], items: Iterable[T], width: int, parent: CancellationToken) -> list[R]:
+def map_all(
+    work: Callable[[T, CancellationToken], R], items: Iterable[T], width: int, parent: CancellationToken
+) -> list[R]:
     """Call ``work`` on every item, up to ``width`` at once, and return the results in order.
 
     ``work`` is handed the token that stops it when another item has failed.

@@ -143,7 +143,16 @@ def test_a_framework_is_imported_in_its_own_room_only(framework: str) -> None:
         ("botocore", {"s3dlio.stores.credentials"}),
         ("boto3", set()),
         ("fsspec", {"s3dlio.stores.fsspec"}),
-        ("socket", {"s3dlio.wire.channel", "s3dlio.wire.connection", "s3dlio.wire.client", "s3dlio.wire.transport", "s3dlio.testing"}),
+        (
+            "socket",
+            {
+                "s3dlio.wire.channel",
+                "s3dlio.wire.connection",
+                "s3dlio.wire.client",
+                "s3dlio.wire.transport",
+                "s3dlio.testing",
+            },
+        ),
         ("ssl", {"s3dlio.wire.channel", "s3dlio.wire.connection", "s3dlio.wire.client", "s3dlio.wire.transport"}),
     ],
 )

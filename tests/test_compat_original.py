@@ -23,13 +23,13 @@ def bucket(rclone: S3Server) -> object:
 def test_deprecated_verbs_take_bucket_and_key_or_one_uri(bucket: str) -> None:
     with pytest.warns(DeprecationWarning, match=r"use s3dlio\.get\("):
         assert s3dlio.get_object(bucket, "dir/a.bin") == b"0123456789"
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
         assert s3dlio.get_object(f"s3://{bucket}/dir/a.bin", offset=2, length=3) == b"234"
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
         assert s3dlio.stat_object(bucket, "dir/a.bin")["size"] == 10
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
         assert s3dlio.list_objects(f"s3://{bucket}/dir/") == ["dir/a.bin"]
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
         assert s3dlio.list_objects(bucket, "dir/") == ["dir/a.bin"]
 
 

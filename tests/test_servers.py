@@ -155,7 +155,7 @@ def test_bucket_names_are_checked(rclone: S3Server) -> None:
 
 
 def test_a_forked_copy_does_not_stop_the_server_and_a_killed_owner_does() -> None:
-    owner = subprocess.Popen(  # noqa: S603 - our own program
+    owner = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", _OWNER],
         env={**os.environ, "PYTHONPATH": str(Path(testing.__file__).parents[1])},
         stdin=subprocess.PIPE,
@@ -210,7 +210,7 @@ def test_rclone_speaks_tls_on_a_given_folder(ca: Ca, tmp_path: Path) -> None:
         assert server.endpoint_url.startswith("https://127.0.0.1:")
         assert server.make_bucket("tls").parent == tmp_path
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(server.endpoint_url, context=context)  # noqa: S310 - our own server
+            urllib.request.urlopen(server.endpoint_url, context=context)
         caught.value.close()
     assert tmp_path.is_dir()
 

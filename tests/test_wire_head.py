@@ -12,14 +12,14 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import ObjectChangedError, RangeError, StoreError
 from s3dlio.retry import RetryPolicy
-from s3dlio.wire.client import Client
 from s3dlio.wire.channel import Origin, Timeouts
+from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
 from s3dlio.wire.head import MAX_HEAD_BYTES, ContentRange, Head, ProtocolError, find_end, parse_content_range
 from s3dlio.wire.lane import Lane
@@ -346,6 +346,8 @@ def test_whatever_comes_the_bytes_are_right_or_there_is_an_error(data: st.DataOb
     limit = data.draw(st.sampled_from([1, 50, 4096, len(DATA), 1 << 20]))
     at_once = data.draw(st.lists(st.integers(1, 9000), min_size=1, max_size=4).filter(lambda sizes: max(sizes) > 30))
     script = data.draw(_script(start, limit))
+    # An empty line more behind a whole head is, by its form, the beginning of another body.
+    assume(not any(b"\r\n\r\n\r\n" in answer for answer in script))
     right = _answer(start, min(start + limit, len(DATA)))
     answers = [*script, *[right] * 3]
     try:

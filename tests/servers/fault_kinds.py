@@ -222,7 +222,7 @@ class GarbageHead(Fault):
 
     data: bytes = b"\x16\x03\x01 SSH-2.0-what\r\n\r\n"
 
-    def steps(self, reply: Reply) -> list[Step]:  # noqa: ARG002 - a fault may ignore the reply
+    def steps(self, reply: Reply) -> list[Step]:
         return [self.data, End.CLOSE]
 
 

@@ -231,7 +231,7 @@ def main() -> None:
     """Serves until ended, on a port of the kernel's choice, which it prints."""
     _Handler.app = GcsApp()
     server = _Server(("127.0.0.1", 0), _Handler)
-    print(f"the fake storage listens on {server.server_address[1]}", flush=True)  # noqa: T201 - tells its parent
+    print(f"the fake storage listens on {server.server_address[1]}", flush=True)
     server.serve_forever()
 
 
