@@ -53,10 +53,11 @@ class Sweep:
             The numbers of objects that were taken from ``asked`` and not read.
         """
         going = True
+        # Before the sends: by the end of them the first answer may be waiting, and would look like no latency.
+        began = time.perf_counter()
         try:
             while going and len(self._live) < self._window:
                 going = self._send(asked, None)
-            began = time.perf_counter()
             while self._live:
                 number, connection = self._live.popleft()
                 lease = self._receive(connection, limit)
