@@ -133,6 +133,10 @@ class StoreOptions:
         require(not fault, f"endpoint_url {fault}, not {url!r}")
         pair = (self.access_key_id is None, self.secret_access_key is None)
         require(pair[0] == pair[1], "access_key_id and secret_access_key belong together; give both")
+        for name in _SENT:
+            text = getattr(self, name) or ""
+            # In a header field a line end would begin another field. The value itself is not shown.
+            require(text.isascii() and text.isprintable(), f"{name} holds characters that cannot be sent; copy it anew")
 
     def replace(self, **changes: Any) -> StoreOptions:
         """Return a copy with some options changed."""
@@ -151,6 +155,7 @@ class StoreOptions:
         return cls(**read_environment(os.environ if environ is None else environ))
 
 
+_SENT = ("access_key_id", "secret_access_key", "session_token", "bearer_token", "sas_token")
 _LEAST = {
     "max_connections": 1,
     "connect_timeout_s": 0.001,

@@ -166,6 +166,8 @@ def test_nothing_is_told_when_all_is_well(origin: FaultOrigin, ear: Ear, uri: st
 def test_nothing_is_told_when_a_server_fails(
     origin: FaultOrigin, ear: Ear, uri: str, secrets: dict[str, Any], fault: Fault
 ) -> None:
+    if isinstance(fault, StallHead) and not uri.startswith("s3"):
+        pytest.skip("takes its time, and says the same for all")
     origin.objects["/bucket/key"] = b"body"
     origin.plan_all(*[fault] * 200)
     _use(s3dlio.ObjectStore(_options(origin, secrets)), uri, ear)
@@ -255,7 +257,6 @@ def test_a_wrong_variable_is_told_without_its_secret(ear: Ear, monkeypatch: pyte
     ear.hear(caught.value)
 
 
-@pytest.mark.xfail(reason="patch: options.py, credentials.py")
 @pytest.mark.parametrize("odd", ["…", "é", "\r\nx-evil: 1", "\n"], ids=["dots", "accent", "field", "line-end"])
 @pytest.mark.parametrize("name", ["session_token", "access_key_id", "bearer_token"])
 def test_a_secret_that_cannot_be_sent_is_refused_unseen(origin: FaultOrigin, ear: Ear, name: str, odd: str) -> None:

@@ -5,6 +5,7 @@ In this process, against an origin; what forks, ends or is signalled is in `test
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import threading
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import s3dlio
+from s3dlio.awaitable import awaitable
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW, Crew, map_all
 from s3dlio.errors import CancelledError, NotFoundError, StoreError
@@ -82,13 +84,13 @@ def test_a_token_stops_reads_from_another_thread(
 ) -> None:
     origin.plan_all(*[fault] * 500)
     assert fetcher._token is not None
-    timer = threading.Timer(0.15, fetcher._token.cancel)
+    timer = threading.Timer(0.1, fetcher._token.cancel)
     timer.start()
     with pytest.raises(CancelledError):
         read(fetcher)
     timer.join()
     _eventually(_all_idle)
-    assert _quiet(origin)
+    _eventually(lambda: _quiet(origin))
     with pytest.raises(CancelledError):  # it stays cancelled
         read(fetcher)
     origin._plan_all.clear()
@@ -99,7 +101,7 @@ def test_a_token_stops_the_pause_before_another_try(origin: FaultOrigin) -> None
     origin.plan_all(*[s3_error(503, "SlowDown")] * 100)
     token = CancellationToken()
     options = impatient(origin.endpoint_url, retry_base_s=60.0, retry_max_s=60.0)
-    timer = threading.Timer(0.15, token.cancel)
+    timer = threading.Timer(0.1, token.cancel)
     timer.start()
     with pytest.raises(CancelledError):
         Fetcher(open_store(URIS[0], options), token=token).read(READS[0])
@@ -114,7 +116,7 @@ def test_a_dropped_iterator_stops_its_readers(origin: FaultOrigin, fetcher: Fetc
         del it
         gc.collect()
         _eventually(_all_idle)
-        assert _quiet(origin)
+        _eventually(lambda: _quiet(origin))
         assert len(origin.requests) < 1000
 
 
@@ -151,6 +153,28 @@ def test_a_failed_part_does_not_wait_for_stalled_ones(origin: FaultOrigin, fetch
     with pytest.raises(NotFoundError):
         fetcher.read(Read(parse(BIG)))
     _eventually(_all_idle)
+
+
+@pytest.mark.xfail(reason="awaitable.py: the task is told that it is over while readers still write")
+def test_a_cancelled_task_ends_when_its_work_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    def stubborn() -> None:
+        began.set()
+        time.sleep(0.2)
+        ended.set()
+
+    async def main() -> None:
+        task = asyncio.create_task(awaitable(stubborn)())
+        await asyncio.to_thread(began.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended.is_set()
+
+    asyncio.run(main())
+    _eventually(_all_idle)
+    assert not caplog.records  # as of a loop that is closed already
 
 
 # -- tokens -------------------------------------------------------------------------------------------
@@ -245,7 +269,7 @@ def test_failing_reads_leak_no_files(origin: FaultOrigin, fetcher: Fetcher) -> N
     fetcher.read_all(READS)
     _eventually(_all_idle)
     before = files()
-    for _ in range(5):
+    for _ in range(2):
         origin.plan_all(*[ResetInHead(5)] * 2000)
         with pytest.raises(StoreError):
             fetcher.read_all(READS)

@@ -180,7 +180,7 @@ PASSING: dict[str, Fault] = {
 def test_a_passing_fault_costs_a_try_and_no_more(
     tls_origin: FaultOrigin, open_with: Callable[..., None], way: str, fault: Fault
 ) -> None:
-    open_with(read_timeout_s=0.2)
+    open_with(read_timeout_s=0.1)
     tls_origin.plan(PATH, *[fault] * (1 + SPARE[way]))
     assert WAYS[way](URI) == BODY
     assert len(requests_for(tls_origin)) == 2 + SPARE[way]
@@ -208,7 +208,7 @@ def test_a_stall_for_good_is_a_timeout(tls_origin: FaultOrigin, open_with: Calla
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 
-@every_path
+@pytest.mark.parametrize("way", ["get", "get_many"])
 def test_a_trickle_for_good_is_a_timeout(tls_origin: FaultOrigin, open_with: Callable[..., None], way: str) -> None:
     open_with(range_timeout_s=0.15, max_attempts=2)
     tls_origin.plan(PATH, *[Trickle(5000)] * 10)

@@ -28,7 +28,7 @@ from s3dlio.wire.transport import Call, Fault, Landing, Transport, Version
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-unhurried = settings(deadline=None, max_examples=300)
+unhurried = settings(deadline=None, max_examples=150)
 
 # -- heads --------------------------------------------------------------------------------------------
 
@@ -339,7 +339,7 @@ def _script(draw: st.DrawFn, start: int, limit: int) -> list[bytes]:
     return draw(st.lists(st.one_of(kinds), max_size=5))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_whatever_comes_the_bytes_are_right_or_there_is_an_error(data: st.DataObject) -> None:
     start = data.draw(st.sampled_from([0, 0, 0, 1, 700, len(DATA) - 1]))

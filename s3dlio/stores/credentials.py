@@ -130,7 +130,11 @@ class AwsIdentity(Keeper[KeyPair | None]):
             # botocore raises dozens of unrelated classes here (SSO expired, role refused, no network).
             msg = f"the AWS credentials cannot be renewed: {error}"
             raise AccessDeniedError(msg) from error
-        return KeyPair(frozen.access_key, frozen.secret_key, frozen.token or ""), _RECHECK_S
+        pair = KeyPair(frozen.access_key, frozen.secret_key, frozen.token or "")
+        if not all(part.isascii() and part.isprintable() for part in pair):
+            msg = "the AWS credentials hold characters that cannot be sent; copy them anew"
+            raise AccessDeniedError(msg)
+        return pair, _RECHECK_S
 
     def _search(self) -> Any:
         credentials = aws_session(self._options.profile).get_credentials()
