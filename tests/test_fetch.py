@@ -18,7 +18,7 @@ from s3dlio.options import StoreOptions
 from s3dlio.stores.base import Store
 from s3dlio.stores.s3 import S3Store
 from s3dlio.uri import Uri
-from tests.servers.faults import FaultOrigin, ResetInBody, ShortBody, s3_error
+from tests.servers.faults import FaultOrigin, Latency, ResetInBody, ShortBody, s3_error
 
 SIZES = (1, 100, 5_000, 70_000)
 
@@ -95,6 +95,17 @@ def test_a_fault_in_a_sweep_costs_one_more_try(origin: FaultOrigin, store: Store
     for position in (0, 9, 30, 63):
         origin.plan(f"/bucket/{position}", fault())
     assert fetcher.read_whole(uris) == truth(origin, uris)
+
+
+def test_a_late_origin_is_seen_to_be_late(origin: FaultOrigin, store: Store) -> None:
+    """Else the next batch would run with few requests in flight."""
+    uris = fill(origin, [100] * 200)
+    fetcher = Fetcher(store, max_in_flight=64)
+    for _ in range(4):
+        origin.plan_all(*[Latency(0.02)] * len(uris))
+        fetcher.read_whole(uris)
+    assert (store.latency_s(uris[0]) or 0) > 0.01
+    assert fetcher.useful_width(uris[0]) == 64
 
 
 def test_a_missing_object_in_a_sweep_is_raised(origin: FaultOrigin, store: Store) -> None:
