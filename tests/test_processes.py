@@ -217,7 +217,7 @@ def test_forks_in_the_midst_of_reads_work(run: Callable[[str], Program]) -> None
             right(URIS[2], s3dlio.get(URIS[2]))
             read_stream()
 
-        for _ in range(12):
+        for _ in range(8):
             pids = [in_child(child) for _ in range(3)]
             for pid in pids:
                 wait(pid)
