@@ -6,7 +6,6 @@ Floor 6. Knows asyncio; starts no event loop and needs none of its own.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextvars import copy_context
@@ -16,7 +15,6 @@ from typing import Any, ParamSpec, TypeVar
 from s3dlio import api, buckets
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW
-from s3dlio.errors import CancelledError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,33 +23,32 @@ T = TypeVar("T")
 def awaitable(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Return a coroutine function that runs ``verb`` in a thread of the library.
 
-    Cancelling the task stops the work.
+    Cancelling the task stops the work and waits for its end.
     """
 
     @wraps(verb)
     async def twin(*args: P.args, **kwargs: P.kwargs) -> T:
         future: Future[T] = Future()
         token = CancellationToken(CREW.get().token)
-        task_gone = threading.Event()
         context = copy_context()
         context.run(api.context_token.set, token)
 
         def work() -> None:
             try:
                 future.set_result(context.run(verb, *args, **kwargs))
-            except CancelledError as error:
-                # Of a task that is gone nobody takes the exception, and asyncio would complain about that.
-                if not (task_gone.is_set() and future.cancel()):
-                    future.set_exception(error)
             except BaseException as error:  # noqa: BLE001 - a thread's boundary: the future raises it
                 future.set_exception(error)
 
         CREW.get().start(work)
+        result = asyncio.wrap_future(future)
+        result.add_done_callback(_look)
         try:
-            return await asyncio.shield(asyncio.wrap_future(future))
+            return await asyncio.shield(result)
         except asyncio.CancelledError:
-            task_gone.set()
             token.cancel()
+            # Until the readers are gone: they may be writing into memory that the task would use anew.
+            # A second cancel does not wait.
+            await asyncio.wait([result])
             raise
         finally:
             token.detach()
@@ -59,6 +56,12 @@ def awaitable(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     twin.__name__ = twin.__qualname__ = f"{verb.__name__}_async"
     twin.__doc__ = f"Do as :func:`{verb.__name__}` does; cancelling the task stops the work."
     return twin
+
+
+def _look(result: asyncio.Future[Any]) -> None:
+    """Take an exception that nobody may be left to take; asyncio would complain about it."""
+    if not result.cancelled():
+        result.exception()
 
 
 get_async = awaitable(api.get)

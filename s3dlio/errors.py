@@ -51,6 +51,11 @@ class S3dlioError(RuntimeError):
         self.operation = operation
         super().__init__(message)
 
+    def concern(self, uri: object, operation: str) -> None:
+        """Say what the error concerns, unless it says so itself: where it arose that was not known."""
+        if self.uri is None:
+            self.uri, self.operation = str(uri), operation
+
     def __str__(self) -> str:
         """Return the message, preceded by operation and URI where they are known."""
         place = " ".join(part for part in (self.operation, self.uri) if part)

@@ -233,7 +233,7 @@ def read_environment(environ: Mapping[str, str], scheme: str | None = None) -> d
 
     Args:
         environ: The variables.
-        scheme: ``s3``, ``gs`` or ``az``: leave out what belongs to the others.
+        scheme: ``s3``, ``gs``, ``az`` or an empty string: leave out what belongs to (the) others.
 
     Raises:
         OptionError: A value cannot be read; the message names the variable, not a secret value.
@@ -242,7 +242,7 @@ def read_environment(environ: Mapping[str, str], scheme: str | None = None) -> d
     for variable in (*ENVIRONMENT, *ACCEPTED):
         text = environ.get(variable.name)
         family, _, option = variable.option.rpartition(".")
-        if not text or (scheme and family and family != scheme):
+        if not text or (scheme is not None and family and family != scheme):
             continue
         try:
             value = variable.parse(text)

@@ -286,7 +286,6 @@ def test_a_pickled_store_holds_what_the_user_gave_it_and_no_more(
     close_stores()
 
 
-@pytest.mark.xfail(reason="patch: stores/base.py")
 def test_a_pickled_store_leaves_the_environment_s_secrets_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "acme")
     monkeypatch.setenv("AZURE_STORAGE_KEY", ACCOUNT_KEY)

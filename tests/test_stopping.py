@@ -155,7 +155,6 @@ def test_a_failed_part_does_not_wait_for_stalled_ones(origin: FaultOrigin, fetch
     _eventually(_all_idle)
 
 
-@pytest.mark.xfail(reason="awaitable.py: the task is told that it is over while readers still write")
 def test_a_cancelled_task_ends_when_its_work_has_ended(caplog: pytest.LogCaptureFixture) -> None:
     began, ended = threading.Event(), threading.Event()
 

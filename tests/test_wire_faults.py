@@ -672,9 +672,6 @@ def test_a_bucket_of_another_region_is_asked_at_another_host(
         assert requests_for(elsewhere)[0].headers["host"] == elsewhere.endpoint_url.removeprefix("http://")
 
 
-@pytest.mark.xfail(
-    reason="stores/s3.py: a try signs for where others have been sent, and asks where it has asked before"
-)
 def test_a_retry_is_sent_to_where_it_is_signed_for(
     origin: FaultOrigin, store: StoreOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -746,12 +743,7 @@ class _Chain:
         monkeypatch.setattr(AwsIdentity, "_search", find)
 
 
-_UNSAID = pytest.mark.xfail(reason="stores/rest.py: lanes and sweeps do not say what the credentials were wanted for")
-
-
-@pytest.mark.parametrize(
-    "way", ["get", "get_range", "get_into", *(pytest.param(way, marks=_UNSAID) for way in ("get_many", "sweep"))]
-)
+@every_way
 def test_missing_credentials_are_told_with_what_they_were_wanted_for(
     origin: FaultOrigin, open_with: Callable[..., None], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -769,7 +761,6 @@ def test_missing_credentials_are_told_with_what_they_were_wanted_for(
 
 
 @pytest.mark.parametrize("encoding", ["foo", "utf-7", "idna"])
-@pytest.mark.xfail(reason="stores/xml.py: odd encodings are neither ParseError nor ours")
 def test_a_refusal_in_an_odd_encoding_is_a_refusal(origin: FaultOrigin, store: StoreOptions, encoding: str) -> None:
     body = f'<?xml version="1.0" encoding="{encoding}"?><Error><Code>NoSuchKey</Code></Error>'.encode()
     origin.plan(PATH, Status(404, {"Content-Type": "application/xml"}, body))

@@ -11,7 +11,7 @@ import importlib
 import os
 
 from s3dlio.errors import OptionError
-from s3dlio.options import ENVIRONMENT, StoreOptions, resolve
+from s3dlio.options import ENVIRONMENT, StoreOptions
 from s3dlio.stores.base import Store
 from s3dlio.uri import Uri, parse, unknown_scheme
 
@@ -83,9 +83,8 @@ def _make(uri: Uri, options: StoreOptions) -> Store:
     backend = _BACKENDS.get(uri.scheme)
     if backend is None:
         return _make_foreign(uri, options)
-    module, name, family = backend
-    kind: type[Store] = getattr(importlib.import_module(module), name)
-    return kind(resolve(options, family))
+    kind: type[Store] = getattr(importlib.import_module(backend[0]), backend[1])
+    return kind(options)
 
 
 def _make_foreign(uri: Uri, options: StoreOptions) -> Store:

@@ -57,6 +57,7 @@ class Asked(NamedTuple):
 class AzureStore(RestStore):
     """All containers of one or more storage accounts."""
 
+    family = "az"
     metadata_prefix = "x-ms-meta-"
     version_field = "x-ms-version-id"
     class_field = "x-ms-access-tier"

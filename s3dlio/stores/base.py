@@ -21,10 +21,10 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from s3dlio.cancel import CancellationToken
-from s3dlio.options import StoreOptions
+from s3dlio.options import StoreOptions, resolve
 from s3dlio.uri import Uri
 from s3dlio.wire.sweep import Landed
 from s3dlio.wire.transport import Place, Version
@@ -145,11 +145,15 @@ class Store(abc.ABC):
     """One backend, for all containers of one scheme.
 
     Args:
-        options: How to reach it.
+        options: How to reach it; the environment fills in what they leave open.
     """
 
+    #: Whose environment variables it follows: ``s3``, ``gs`` or ``az``.
+    family: ClassVar[str] = ""
+
     def __init__(self, options: StoreOptions | None = None) -> None:
-        self.options = options or StoreOptions()
+        self._given = options or StoreOptions()
+        self.options = resolve(self._given, self.family)
         #: What the first request for an object asks for, in bytes; larger objects are read in parts.
         self.first_bytes = max(self.options.chunk_size, self.options.min_split_size) if self.options.split else 1 << 62
         #: What is known of objects' sizes without asking; writers forget what they change.
@@ -300,5 +304,9 @@ class Store(abc.ABC):
         """Let go of connections. The store may be used again and then opens new ones."""
 
     def __reduce__(self) -> tuple[type[Store], tuple[StoreOptions]]:
-        """Pickle as settings only: connections are not shared between processes."""
-        return type(self), (self.options,)
+        """Pickle as the caller's settings only.
+
+        Connections are not shared between processes, and each has an environment of its own: what was
+        found in this one's, secrets above all, stays here.
+        """
+        return type(self), (self._given,)

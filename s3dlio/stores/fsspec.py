@@ -208,7 +208,7 @@ class FsspecStore(Store):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings only."""
-        return FsspecStore, (self.options, self._scheme)
+        return FsspecStore, (self._given, self._scheme)
 
 
 def _key(name: str, prefix: Uri) -> str:

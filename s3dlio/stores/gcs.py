@@ -27,6 +27,7 @@ _ENDPOINT = "https://storage.googleapis.com"
 class GcsStore(RestStore):
     """All buckets that the credentials reach."""
 
+    family = "gs"
     metadata_prefix = "x-goog-meta-"
     version_field = "x-goog-generation"
     class_field = "x-goog-storage-class"

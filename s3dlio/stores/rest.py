@@ -39,7 +39,7 @@ class RestStore(Store):
     """A store behind a REST interface.
 
     Args:
-        options: Already complete: the environment is folded in.
+        options: As for every store.
     """
 
     #: Beginning of the header fields that carry the user's metadata.
@@ -89,7 +89,8 @@ class RestStore(Store):
                     client, quick = self._quick(uri)
                     way = ways[uri.container] = stack.enter_context(Lane(client, token)), quick
                 lane, quick = way
-                done = lane.read(quick(uri.key, f"bytes={start}-{start + limit - 1}"), start, limit, place)
+                request = _made(quick, uri, f"bytes={start}-{start + limit - 1}")
+                done = lane.read(request, start, limit, place)
                 return Version(*done) if done else self.read_first(uri, start, limit, place, token)
 
             yield read
@@ -120,7 +121,7 @@ class RestStore(Store):
             nonlocal pending
             while pending and client.usual and not stopped:
                 strangers.extend(number for number, uri in pending if uri.container != container)
-                requests = [(number, quick(uri.key, span)) for number, uri in pending if uri.container == container]
+                requests = [(number, _made(quick, uri, span)) for number, uri in pending if uri.container == container]
                 pending = []
                 yield from requests
                 pending = [] if strangers or stopped else list(itertools.islice(wanted, window))
@@ -239,6 +240,15 @@ class RestStore(Store):
                 msg = "the listing does not go on: the server names the same page again"
                 raise StoreError(msg, uri=str(prefix), operation="list")
             cursor = page.cursor
+
+
+def _made(quick: Quick, uri: Uri, span: str) -> bytes:
+    """Return the request for a range; what its credentials lack is told of this object."""
+    try:
+        return quick(uri.key, span)
+    except StoreError as error:
+        error.concern(uri, "get")
+        raise
 
 
 def make_transport(options: StoreOptions, url: str) -> Transport:

@@ -45,6 +45,7 @@ class Site:
 class S3Store(RestStore):
     """All buckets of one S3 endpoint."""
 
+    family = "s3"
     metadata_prefix = "x-amz-meta-"
     version_field = "x-amz-version-id"
     class_field = "x-amz-storage-class"
@@ -91,14 +92,14 @@ class S3Store(RestStore):
         path = base.path.rstrip("/") + ("" if virtual or not bucket else f"/{quote_key(bucket)}")
         return Site(transport, path, region)
 
-    def _moved(self, bucket: str, head: Head, aimed_at: str) -> Transport | None:
+    def _moved(self, bucket: str, head: Head, aimed_at: Site) -> Site | None:
         """Follow a redirect to the bucket's own region, which S3 names in a header."""
         region = head.field("x-amz-bucket-region")
-        if not region or region == aimed_at:
+        if not region or region == aimed_at.region:
             return None
         if region != self._site(bucket).region:  # else another thread was here first
             self._sites[bucket] = self._open(bucket, region)
-        return self._site(bucket).transport
+        return self._site(bucket)
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -107,18 +108,21 @@ class S3Store(RestStore):
         text = quote_query(dict(query)) if query else ""
         key = f"/{quote_key(uri.key)}" if uri.key else ""
 
-        aimed_at = [""]
+        # Of this call's own: signed for where it is sent to, wherever others have been sent meanwhile.
+        site = self._site(bucket)
 
         def sign(method: str, headers: Headers) -> bytes:
-            site = self._site(bucket)
-            aimed_at[0] = site.region
             return self._sign(site, Target(method, "", key, text), headers)
 
         def moved(head: Head) -> Transport | None:
-            return self._moved(bucket, head, aimed_at[0])
+            nonlocal site
+            there = self._moved(bucket, head, site)
+            if there is None:
+                return None
+            site = there
+            return site.transport
 
-        call = Call(operation, uri, sign, self._renew, xml.explain, moved)
-        return self._site(bucket).transport, call
+        return site.transport, Call(operation, uri, sign, self._renew, xml.explain, moved)
 
     def _sign(self, site: Site, wanted: Target, headers: Headers) -> bytes:
         path = f"{site.path}{wanted.path}" or "/"

@@ -18,6 +18,8 @@ from s3dlio.stores.base import Entry
 from s3dlio.wire.head import Head, ProtocolError
 from s3dlio.wire.transport import Fault
 
+_MOST_DIGITS = 20  # of a size: no object is larger
+
 
 class Page(NamedTuple):
     """One page of a listing, and where the next one begins (empty: there is none)."""
@@ -34,7 +36,7 @@ def parse(body: bytes) -> ET.Element:
     """
     try:
         root = ET.fromstring(body.removeprefix(b"\xef\xbb\xbf"))  # noqa: S314 - see the room card
-    except ET.ParseError as error:
+    except (ET.ParseError, ValueError, LookupError) as error:  # the last two: encodings that cannot be used
         msg = f"the answer is not XML ({error}): {body[:60]!r}"
         raise ProtocolError(msg) from error
     for element in root.iter():
@@ -78,10 +80,19 @@ def parse_s3_page(body: bytes) -> Page:
 def _s3_entry(item: ET.Element, url_encoded: bool) -> Entry:  # noqa: FBT001 - private, one caller
     return Entry(
         _decoded(item.findtext("Key") or "", url_encoded),
-        int(item.findtext("Size") or 0),
+        _count(item.findtext("Size")),
         (item.findtext("ETag") or "").strip('"'),
         parse_time(item.findtext("LastModified") or ""),
     )
+
+
+def _count(text: str | None) -> int:
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS):
+        msg = f"a listing tells a size that is none: {text[:40]!r}"
+        raise ProtocolError(msg)
+    return int(text)
 
 
 def _decoded(text: str, url_encoded: bool) -> str:  # noqa: FBT001 - private
@@ -102,7 +113,7 @@ def parse_azure_page(body: bytes) -> Page:
 def _azure_entry(item: ET.Element) -> Entry:
     return Entry(
         _azure_name(item),
-        int(item.findtext("Properties/Content-Length") or 0),
+        _count(item.findtext("Properties/Content-Length")),
         (item.findtext("Properties/Etag") or "").strip('"'),
         parse_time(item.findtext("Properties/Last-Modified") or ""),
     )

@@ -230,8 +230,7 @@ class Transport:
         if token.is_cancelled and not isinstance(error, CancelledError):
             token.check()
         if isinstance(error, StoreError) and not isinstance(error, ProtocolError):
-            if error.uri is None:  # the search for credentials does not know what they are for
-                error.uri, error.operation = str(call.uri), call.operation
+            error.concern(call.uri, call.operation)  # the search for credentials does not know what they are for
             raise error
         unreachable = isinstance(error, (ConnectionRefusedError, socket.gaierror))
         limit = min(_UNREACHABLE_TRIES, self.policy.max_attempts) if unreachable else self.policy.max_attempts
