@@ -6,6 +6,7 @@ The origin is the fault-injecting one, serving rightly unless told otherwise.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,6 +19,7 @@ from s3dlio.options import StoreOptions
 from s3dlio.stores.base import Store
 from s3dlio.stores.s3 import S3Store
 from s3dlio.uri import Uri
+from s3dlio.wire.connection import Connection
 from tests.servers.faults import FaultOrigin, Latency, ResetInBody, ShortBody, s3_error
 
 SIZES = (1, 100, 5_000, 70_000)
@@ -97,10 +99,17 @@ def test_a_fault_in_a_sweep_costs_one_more_try(origin: FaultOrigin, store: Store
     assert fetcher.read_whole(uris) == truth(origin, uris)
 
 
-def test_a_late_origin_is_seen_to_be_late(origin: FaultOrigin, store: Store) -> None:
-    """Else the next batch would run with few requests in flight."""
+def test_a_late_origin_is_seen_to_be_late(origin: FaultOrigin, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a sweep whose sends take so long that its first answer is there when it looks."""
     uris = fill(origin, [100] * 200)
     fetcher = Fetcher(store, max_in_flight=64)
+    ask = Connection.ask
+
+    def ask_slowly(connection: Connection, request: bytes) -> None:
+        ask(connection, request)
+        time.sleep(0.01)
+
+    monkeypatch.setattr(Connection, "ask", ask_slowly)
     for _ in range(4):
         origin.plan_all(*[Latency(0.02)] * len(uris))
         fetcher.read_whole(uris)
