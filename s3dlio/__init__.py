@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         stat,
         stat_many,
     )
+    from s3dlio.arrays import read_npy, read_npz
+    from s3dlio.async_loader import PackedBatch, create_async_loader
     from s3dlio.awaitable import (
         delete_async,
         exists_async,
@@ -86,11 +88,24 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         StoreError,
         StoreTimeoutError,
         StoreUnavailableError,
+        TFRecordError,
         UriError,
     )
+    from s3dlio.formats.example import decode_example, encode_example
+    from s3dlio.jax import S3JaxIterable
+    from s3dlio.loader_options import LoaderOptions, PyLoaderOptions
     from s3dlio.object_store import ObjectStore, open_store
     from s3dlio.options import StoreOptions
+    from s3dlio.record_writer import TFRecordWriter
     from s3dlio.stores.base import Store
+    from s3dlio.tf import make_tf_dataset
+    from s3dlio.tfrecords import (
+        create_tfrecord_index,
+        get_tfrecord,
+        get_tfrecord_index_entries,
+        iter_tfrecords,
+        read_tfrecord_index,
+    )
     from s3dlio.torch import S3IterableDataset, S3MapDataset
 
 _VERBS = (
@@ -106,13 +121,17 @@ _AWAITABLE = (
 _ERRORS = (
     "AccessDeniedError", "AlreadyExistsError", "CancelledError", "ClosedError", "ForkError", "FormatError",
     "IntegrityError", "NotFoundError", "NpzError", "ObjectChangedError", "OptionError", "RangeError",
-    "S3dlioError", "StoreError", "StoreTimeoutError", "StoreUnavailableError", "UriError",
+    "S3dlioError", "StoreError", "StoreTimeoutError", "StoreUnavailableError", "TFRecordError", "UriError",
 )  # fmt: skip
 
 _ORIGINAL = (
     "AzureConfig", "AzureObjectStore", "DirectIOConfig", "DirectIOObjectStore", "FileSystemConfig",
     "FileSystemObjectStore", "GcsConfig", "GcsObjectStore", "RangeEngineConfig", "S3Config", "S3ObjectStore",
     "get_object", "list_objects", "stat_object",
+)  # fmt: skip
+
+_TFRECORDS = (
+    "create_tfrecord_index", "get_tfrecord", "get_tfrecord_index_entries", "iter_tfrecords", "read_tfrecord_index",
 )  # fmt: skip
 
 #: Public name -> module and the name there.
@@ -122,6 +141,16 @@ _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.awaitable", name) for name in _AWAITABLE},
     **{name: ("s3dlio.errors", name) for name in _ERRORS},
     **{name: ("s3dlio.compat.original", name) for name in _ORIGINAL},
+    **{name: ("s3dlio.tfrecords", name) for name in _TFRECORDS},
+    "TFRecordWriter": ("s3dlio.record_writer", "TFRecordWriter"),
+    "decode_example": ("s3dlio.formats.example", "decode_example"),
+    "encode_example": ("s3dlio.formats.example", "encode_example"),
+    "read_npy": ("s3dlio.arrays", "read_npy"),
+    "read_npz": ("s3dlio.arrays", "read_npz"),
+    "LoaderOptions": ("s3dlio.loader_options", "LoaderOptions"),
+    "PyLoaderOptions": ("s3dlio.loader_options", "PyLoaderOptions"),
+    "PackedBatch": ("s3dlio.async_loader", "PackedBatch"),
+    "create_async_loader": ("s3dlio.async_loader", "create_async_loader"),
     "list": ("s3dlio.buckets", "list_uris"),
     "BytesView": ("s3dlio.buffers", "BytesView"),
     "CancellationToken": ("s3dlio.cancel", "CancellationToken"),
@@ -136,6 +165,8 @@ _PLACES: dict[str, tuple[str, str]] = {
 _FRAMEWORK_PLACES: dict[str, tuple[str, str]] = {
     "S3IterableDataset": ("s3dlio.torch", "S3IterableDataset"),
     "S3MapDataset": ("s3dlio.torch", "S3MapDataset"),
+    "S3JaxIterable": ("s3dlio.jax", "S3JaxIterable"),
+    "make_tf_dataset": ("s3dlio.tf", "make_tf_dataset"),
 }
 
 __all__ = ["__version__", *sorted(_PLACES)]  # noqa: PLE0604 - computed from the one table

@@ -1,99 +1,52 @@
 """Samples in object storage, for any framework.
 
-Floor 5. Knows listings, formats, orders and the fetcher; must not know any framework. The rooms
-(``torch/``, later ``jax/`` and ``tf/``) add who reads which part, and what a sample is turned into.
+Floor 5. Knows catalogs, formats, orders and the fetcher; must not know any framework. The rooms
+(``torch/``, ``jax/``, ``tf/``) add who reads which part, and what a sample is turned into.
 
-A dataset lists once, in the process that makes it. What travels to workers is the index; a worker
-never lists.
+A dataset lists once, in the process that makes it, or not at all if it comes from a manifest. What
+travels to workers is the index; a worker never lists.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from s3dlio import listing
-from s3dlio.buffers import BytesView
+from s3dlio.buffers import flat_bytes
 from s3dlio.cancel import CancellationToken
+from s3dlio.catalog import Catalog, Changes
 from s3dlio.crew import CREW
-from s3dlio.errors import NotFoundError, OptionError, UriError
+from s3dlio.errors import ObjectChangedError, OptionError, S3dlioError, suggest
 from s3dlio.fetch import DEFAULT_BUDGET_BYTES, Fetcher, Read
 from s3dlio.formats.samples import Codec, make_codec
+from s3dlio.gather import Allocate, Group, Handful, Sample, stream_groups, stream_objects
+from s3dlio.indexing import Progress, index_samples
+from s3dlio.jobs import SKIPPABLE
+from s3dlio.manifest import Manifest, Source, pack, unpack
 from s3dlio.options import StoreOptions
+from s3dlio.orders import Sequential
+from s3dlio.samples import Ints
+from s3dlio.shards import Share, Walk, walk
 from s3dlio.stores import open_store
-from s3dlio.stores.base import Store
+from s3dlio.stores.base import PutOptions, Store
 from s3dlio.uri import Uri, from_path_or_uri, parse_object
+
+_log = logging.getLogger("s3dlio")
 
 #: Requests in flight while reading ahead: at 20 ms to the first byte this is 6,000 objects a second.
 DEFAULT_READ_AHEAD = 128
-#: A run of batches is taken for a pattern after so many of them.
-_PATTERN_AFTER = 2
+#: Records that are read together unless the order says otherwise: as many as this many bytes hold ...
+_GROUP_BYTES = 8 << 20
+#: ... but no more than this: the first of them waits for the last.
+_GROUP_MOST = 1024
+_ON_ERROR = ("raise", "skip")
 
 Where = str | Iterable[str]
-
-
-class ObjectIndex:
-    """The objects of a dataset, in order: their keys and sizes, and what they share.
-
-    Args:
-        scheme: Of all of them.
-        names: ``(container, key)``; the container is stored once per run of equal ones.
-        sizes: Bytes, -1 where not known.
-    """
-
-    __slots__ = ("_containers", "_keys", "scheme", "sizes")
-
-    def __init__(self, scheme: str, names: Sequence[tuple[str, str]], sizes: Sequence[int]) -> None:
-        self.scheme = scheme
-        interned: dict[str, str] = {}
-        self._containers = [interned.setdefault(container, container) for container, _ in names]
-        self._keys = [key for _, key in names]
-        self.sizes = np.asarray(sizes, np.int64)
-
-    def __len__(self) -> int:
-        """Return the number of objects."""
-        return len(self._keys)
-
-    def uri(self, position: int) -> Uri:
-        """Return the address of one object."""
-        return Uri(self.scheme, self._containers[position], self._keys[position])
-
-    def read(self, position: int) -> Read:
-        """Return the read of one whole object."""
-        return Read(self.uri(position), size=int(self.sizes[position]))
-
-    @classmethod
-    def of_prefix(cls, uri: str, pattern: str | re.Pattern[str] | None, store: Store) -> ObjectIndex:
-        """List the objects below a prefix.
-
-        Raises:
-            NotFoundError: There are none.
-        """
-        found = listing.find(uri, pattern, CREW.get().token, store=store)
-        if not found:
-            msg = f"no objects match{f' {pattern!r}' if pattern else ''}; see s3dlio.list({uri!r})"
-            raise NotFoundError(msg, uri=uri, operation="list")
-        scheme = found[0].uri.scheme
-        return cls(scheme, [item.uri[1:] for item in found], [item.size for item in found])
-
-    @classmethod
-    def of_uris(cls, uris: Sequence[str]) -> ObjectIndex:
-        """Take the given objects, in the given order, without listing.
-
-        Raises:
-            UriError: The schemes are mixed, or there is none.
-        """
-        parsed = [parse_object(from_path_or_uri(uri), "dataset") for uri in uris]
-        schemes = {uri.scheme for uri in parsed}
-        if len(schemes) != 1:
-            msg = f"all objects of a dataset must have one scheme, not {sorted(schemes) or 'none'}"
-            raise UriError(msg, operation="dataset")
-        return cls(schemes.pop(), [uri[1:] for uri in parsed], [-1] * len(parsed))
 
 
 class Ahead(NamedTuple):
@@ -109,23 +62,29 @@ class Ahead(NamedTuple):
 
 
 class ObjectDataset:
-    """Objects as samples: by number, by batch, or one after the other with read-ahead.
+    """Samples by number, by batch, or one after the other with read-ahead.
 
-    Thread-safe. Pickles as index and settings: connections are made anew where it is unpickled.
+    Most samples are objects; of a TFRecord file each record is one. Thread-safe. Pickles as index and
+    settings: connections are made anew where it is unpickled.
 
     Args:
         uri: A prefix (or local directory), or the objects themselves as a list of URIs.
         pattern: Only what matches, see :func:`s3dlio.list`.
         transform: Called with each sample, last.
-        format: ``auto`` (by extension), ``raw``, ``npz`` or ``npy``.
-        key: One array of each NPZ file instead of all.
+        format: ``auto`` (by extension), ``raw``, ``npz``, ``npy``, ``tfrecord`` (each record a sample) or
+            ``example`` (each record a ``tf.train.Example``, decoded to a dict of arrays).
+        key: One array of each sample that has many, instead of all.
+        on_error: ``raise``, or ``skip``: samples that are missing, damaged or refused by the transform are
+            left out, told to the log ``s3dlio`` and counted in :attr:`skipped`.
+        index_progress: Called with (files done, files in all) while files of records are indexed.
         options: How to reach the store.
 
     Raises:
         NotFoundError: Nothing matches.
+        TFRecordError: A file of records is damaged or compressed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the contract's keywords
         self,
         uri: Where,
         *,
@@ -133,36 +92,118 @@ class ObjectDataset:
         transform: Callable[[Any], Any] | None = None,
         format: str = "auto",  # noqa: A002 - the contract's name
         key: str | None = None,
+        on_error: str = "raise",
+        index_progress: Progress | None = None,
         options: StoreOptions | None = None,
     ) -> None:
         self._codec: Codec = make_codec(format, key)
+        if on_error not in _ON_ERROR:
+            msg = f"on_error must be one of {', '.join(_ON_ERROR)}, not {on_error!r}{suggest(on_error, _ON_ERROR)}"
+            raise OptionError(msg)
+        self._on_error = on_error
         self._options = options
         self.transform = transform
+        self._skipped = 0
+        manifest = uri if isinstance(uri, Manifest) else self._survey(uri, pattern, index_progress)
+        self._source = manifest.source
+        self.samples = manifest.samples
+
+    def _survey(self, uri: Where, pattern: str | re.Pattern[str] | None, progress: Progress | None) -> Manifest:
+        """Find out what samples there are."""
         if isinstance(uri, str):
             where = from_path_or_uri(uri)
-            self.index = ObjectIndex.of_prefix(where, pattern, open_store(where, options))
+            catalog = self._list(where, pattern)
+            source = Source(
+                where, pattern if isinstance(pattern, str) else f"regex:{pattern.pattern}" if pattern else ""
+            )
         elif pattern is not None:
             msg = "pattern selects from a listing; it does not go with a list of URIs"
             raise OptionError(msg, operation="dataset")
         else:
-            self.index = ObjectIndex.of_uris(list(uri))
+            catalog, source = Catalog.of_uris(list(uri)), Source()
+        store = open_store(Uri(catalog.scheme, "", ""), self._options)
+        return Manifest(index_samples(catalog, self._codec, store, progress), source, self._codec.format)
+
+    def _list(self, uri: str, pattern: str | re.Pattern[str] | None) -> Catalog:
+        return Catalog.of_prefix(uri, pattern, open_store(uri, self._options), CREW.get().token)
+
+    # -- manifests --------------------------------------------------------------------------------
+
+    @classmethod
+    def from_manifest(cls, uri: str, *, verify: bool = False, **options: Any) -> Self:
+        """Return the dataset that :meth:`save_manifest` has saved; nothing is listed or indexed.
+
+        Args:
+            uri: The manifest.
+            verify: List all the same, and compare.
+            **options: As of the class; ``format`` is the one that was saved with.
+
+        Raises:
+            ObjectChangedError: The objects are not those of the manifest any more; the message says how.
+            FormatError: It is not a manifest.
+        """
+        where = parse_object(from_path_or_uri(uri), "from_manifest")
+        fetcher = Fetcher(open_store(where, options.get("options")))
+        try:
+            manifest = unpack(fetcher.read(Read(where)).memoryview())
+        except S3dlioError as error:
+            error.concern(where, "from_manifest")
+            raise
+        options.setdefault("format", manifest.format)
+        dataset = cls(manifest, **options)  # type: ignore[arg-type]
+        if verify:
+            changes = dataset.changes()
+            if changes:
+                msg = f"the objects are not those of the manifest any more: {changes}; make and save it anew"
+                raise ObjectChangedError(msg, uri=uri, operation="from_manifest")
+        return dataset
+
+    def save_manifest(self, uri: str) -> None:
+        """Save the listing and the index of records as one file, for :meth:`from_manifest`."""
+        where = parse_object(from_path_or_uri(uri), "save_manifest")
+        data = pack(Manifest(self.samples, self._source, self._codec.format))
+        open_store(where, self._options).put(where, flat_bytes(data), PutOptions(), CREW.get().token)
+
+    def changes(self) -> Changes:
+        """List again, and return what has changed since: falsy for nothing.
+
+        Raises:
+            OptionError: The dataset is one of a list of URIs: there is nothing to list.
+        """
+        if not self._source.uri:
+            msg = "the dataset was made of a list of URIs; there is no prefix to list"
+            raise OptionError(msg, operation="changes")
+        now = self._list(self._source.uri, self._source.pattern or None)
+        kept = [n for n in range(len(now)) if not now.uri(n).key.endswith(".idx")] if self.samples.records else None
+        return self.samples.catalog.changes(now if kept is None else now.only(np.array(kept, np.int64)))
 
     # -- what there is ----------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self.index)
+        return len(self.samples)
 
     def get_uris(self) -> list[str]:
-        """Return the URIs of all objects, in the order of their numbers."""
-        return [str(self.index.uri(position)) for position in range(len(self.index))]
+        """Return the URIs of all objects, in order. Objects of records hold many samples each."""
+        catalog = self.samples.catalog
+        return [str(catalog.uri(number)) for number in range(len(catalog))]
 
     def keys(self) -> list[str]:
         """Return the keys of all objects (for files: their paths)."""
-        return [self.index.uri(position).key for position in range(len(self.index))]
+        catalog = self.samples.catalog
+        return [catalog.key(number) for number in range(len(catalog))]
+
+    def uri_of(self, number: int) -> str:
+        """Return the URI of the object that a sample lies in."""
+        return str(self.samples.catalog.uri(self.samples.object_of(self._position(number))))
+
+    @property
+    def skipped(self) -> int:
+        """How many samples were left out so far, with ``on_error="skip"``."""
+        return self._skipped
 
     def _position(self, number: int) -> int:
-        count = len(self.index)
+        count = len(self.samples)
         position = number + count if number < 0 else number
         if not 0 <= position < count:
             msg = f"sample {number} of {count}"
@@ -179,8 +220,9 @@ class ObjectDataset:
             StoreError: Its object cannot be read.
             FormatError: Its object is not of its format.
         """
-        read = self.index.read(self._position(int(number)))
-        return self.finish(read.uri, self._fetcher().read(read))
+        group = Group(self.samples, np.array([self._position(int(number))]))
+        group.put(self._fetcher().read(group.reads[0]))
+        return self.finish(group.samples()[0])
 
     def get_item(self, number: int) -> Any:
         """Read one sample: ``dataset[number]`` by the original's name."""
@@ -188,41 +230,140 @@ class ObjectDataset:
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
         """Read a batch at once, in the given order. Data loaders call this with a sampler's batch."""
-        return [self.finish(uri, view) for uri, view in self.read_batch([self._position(int(n)) for n in numbers])]
+        return self.finish_all(self.read_batch([self._position(int(number)) for number in numbers]))
 
-    def read_batch(
-        self, positions: Sequence[int], max_in_flight: int = DEFAULT_READ_AHEAD
-    ) -> list[tuple[Uri, BytesView]]:
-        """Read the objects at some positions at once; return their addresses and bytes, in the given order."""
-        uris = [self.index.uri(position) for position in positions]
-        return list(zip(uris, self._fetcher(max_in_flight).read_whole(uris), strict=True))
+    def read_batch(self, positions: Sequence[int], max_in_flight: int = DEFAULT_READ_AHEAD) -> list[Sample]:
+        """Read the samples at some positions at once; return their bytes, in the given order."""
+        group = Group(self.samples, np.asarray(positions, np.int64))
+        fetcher = self._fetcher(max_in_flight)
+        if self.samples.records is None and self._on_error == "raise":
+            self._fill_whole(group, fetcher)
+        else:
+            for view in fetcher.read_all(group.reads):
+                group.put(view)
+        return group.samples()
+
+    @staticmethod
+    def _fill_whole(group: Group, fetcher: Fetcher) -> None:
+        """Read whole objects the fastest way, which does not look at the sizes that were listed."""
+        for read, view in zip(group.reads, fetcher.read_whole([read.uri for read in group.reads]), strict=True):
+            if 0 <= read.size != len(view):
+                msg = f"the object had {read.size} bytes when it was listed and has {len(view)}: list anew"
+                raise ObjectChangedError(msg, uri=str(read.uri), operation="get")
+            group.put(view)
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over all samples in order, reading ahead."""
-        return self.iterate(range(len(self)))
+        return self.iterate(walk(Sequential(len(self)), Share(len(self))))
 
-    def iterate(self, positions: Iterable[int], ahead: Ahead = Ahead()) -> Iterator[Any]:  # noqa: B008 - frozen
-        """Iterate over samples in the given order, reading ahead."""
-        for read, view in self.stream(positions, ahead):
-            yield self.finish(read.uri, view)
+    def iterate(self, way: Walk, ahead: Ahead = Ahead()) -> Iterator[Any]:  # noqa: B008 - frozen
+        """Iterate over the samples of a walk, reading ahead."""
+        for sample in self.stream(way, ahead):
+            yield from self.finish_all([sample])
 
     def stream(
-        self, positions: Iterable[int], ahead: Ahead, token: CancellationToken | None = None
-    ) -> Iterator[tuple[Read, BytesView]]:
-        """Iterate over the objects' bytes in the given order, reading ahead."""
-        reads = (self.index.read(int(position)) for position in positions)
-        fetcher = self._fetcher(ahead.max_in_flight, token)
-        return fetcher.stream(reads, budget_bytes=ahead.budget_bytes)
+        self, way: Walk, ahead: Ahead, *, first: int = 0, token: CancellationToken | None = None
+    ) -> Iterator[Sample]:
+        """Iterate over the samples of a walk as they came, one for each step, reading ahead.
 
-    def finish(self, uri: Uri, view: BytesView) -> Any:
-        """Turn an object's bytes into the sample that the user sees."""
-        sample = self.convert(self._codec.decode(uri, view))
+        Args:
+            way: Which samples, in which order.
+            ahead: How far to read ahead.
+            first: The step to begin with.
+            token: Stops the reading.
+        """
+        groups = way.groups(first, self._group_size())
+        return self.stream_groups(groups, ahead, token)
+
+    def stream_groups(
+        self, groups: Iterable[Ints], ahead: Ahead, token: CancellationToken | None = None
+    ) -> Iterator[Sample]:
+        """Iterate over samples as they came, given in groups that are best read together."""
+        fetcher = self._fetcher(ahead.max_in_flight, token)
+        if self.samples.records is None:
+            numbers = (number for group in groups for number in group.tolist())
+            yield from stream_objects(fetcher, self.samples, numbers, ahead.budget_bytes)
+            return
+        for done in stream_groups(fetcher, self.samples, groups, ahead.budget_bytes):
+            yield from done.samples()
+
+    def stream_batches(
+        self,
+        way: Walk,
+        size: int,
+        ahead: Ahead,
+        *,
+        first: int = 0,
+        allocate: Allocate | None = None,
+        token: CancellationToken | None = None,
+    ) -> Iterator[Group | Handful]:
+        """Iterate over the samples of a walk as they came, in batches, reading ahead.
+
+        Args:
+            way: Which samples, in which order.
+            size: Samples in a batch; the last one may be shorter.
+            ahead: How far to read ahead.
+            first: The step to begin with.
+            allocate: Takes memory in which all samples of a batch lie back to back. Not used where more
+                than a batch is read together: records in an order of windows.
+            token: Stops the reading.
+        """
+        if self.samples.records is not None and way.has_windows():
+            samples = self.stream(way, ahead, first=first, token=token)
+            while taken := list(itertools.islice(samples, size)):
+                yield Handful(taken)
+            return
+        groups = (way.samples(at, at + size) for at in range(first, len(way), size))
+        fetcher = self._fetcher(ahead.max_in_flight, token)
+        yield from stream_groups(fetcher, self.samples, groups, ahead.budget_bytes, allocate)
+
+    def _group_size(self) -> int:
+        mean = self.samples.mean_bytes()
+        return max(1, min(_GROUP_MOST, _GROUP_BYTES // mean)) if mean > 0 else 1
+
+    # -- finishing --------------------------------------------------------------------------------
+
+    def is_plain(self) -> bool:
+        """Whether a sample's bytes are the sample, so that it can be read where it belongs in a batch."""
+        name = self._codec.format_of(self.samples.catalog.uri(0))
+        return self.transform is None and self._on_error == "raise" and name in ("raw", "tfrecord")
+
+    def check(self, sample: Sample) -> None:
+        """Verify the sums of a record.
+
+        Raises:
+            FormatError: They are wrong.
+        """
+        if self.samples.records is not None:
+            self._codec.decode(sample.uri, sample.bytes(), sample.start)
+
+    def finish_all(self, samples: Iterable[Sample]) -> list[Any]:
+        """Return what the user sees of some samples, without those to be skipped."""
+        if self._on_error == "raise":
+            return [self.finish(sample) for sample in samples]
+        finished = []
+        for sample in samples:
+            try:
+                finished.append(self.finish(sample))
+            except Exception as error:
+                if isinstance(error, S3dlioError) and not isinstance(error, SKIPPABLE):
+                    raise
+                self._count_skipped()
+                _log.warning("skipped sample %d of %s: %s", sample.number, sample.uri, error)
+        return finished
+
+    def _count_skipped(self) -> None:
+        self._skipped += 1
+
+    def finish(self, sample: Sample) -> Any:
+        """Turn a sample's bytes into what the user sees."""
+        decoded = self.convert(self._codec.decode(sample.uri, sample.bytes(), sample.start))
         if self.transform is None:
-            return sample
+            return decoded
         try:
-            return self.transform(sample)
+            return self.transform(decoded)
         except Exception as error:
-            error.add_note(f"raised by the transform of {uri}")
+            error.add_note(f"raised by the transform of sample {sample.number}, {sample.uri}")
             raise
 
     def convert(self, sample: Any) -> Any:
@@ -230,106 +371,16 @@ class ObjectDataset:
         return sample
 
     def _fetcher(self, max_in_flight: int = DEFAULT_READ_AHEAD, token: CancellationToken | None = None) -> Fetcher:
-        return Fetcher(self._store(), max_in_flight=max_in_flight, token=token)
+        lenient = self._on_error == "skip"
+        return Fetcher(self._store(), max_in_flight=max_in_flight, token=token, lenient=lenient)
 
     def _store(self) -> Store:
-        return open_store(Uri(self.index.scheme, "", ""), self._options)
+        return open_store(Uri(self.samples.catalog.scheme, "", ""), self._options)
 
     def __repr__(self) -> str:
         """Show what it holds."""
-        first = f", first {self.index.uri(0)}" if len(self) else ""
+        first = f", first in {self.uri_of(0)}" if len(self) else ""
         return f"{type(self).__name__}({len(self)} samples{first})"
-
-
-class Foresight:
-    """Reads the next batches of a map dataset while the current one is in use.
-
-    Told an order (:meth:`announce`), or finding that batches follow each other at an even distance, it
-    has the objects to come read in the background, and hands them out as long as they are asked for in
-    that order. A batch that is not the expected one ends that; nothing is ever wrong, only early.
-
-    Args:
-        dataset: Whose objects.
-        ahead: How far.
-    """
-
-    def __init__(self, dataset: ObjectDataset, ahead: Ahead) -> None:
-        self._dataset = dataset
-        self._ahead = ahead
-        self._lock = threading.Lock()
-        self._coming: Iterator[tuple[Read, BytesView]] | None = None
-        self._order: Sequence[int] = ()
-        self._at = 0
-        self._last: tuple[int, int] = (-1, 0)  # first number and length of the batch before
-        self._stride = 0
-        self._repeats = 0
-
-    def announce(self, order: Sequence[int]) -> None:
-        """Say which samples will be asked for next, in which order."""
-        with self._lock:
-            self._begin(order)
-
-    def take(self, numbers: Sequence[int]) -> list[tuple[Uri, BytesView]] | None:
-        """Return the batch if it is the expected one; else note what it says about the pattern."""
-        with self._lock:
-            if self._coming is not None:
-                stop = self._at + len(numbers)
-                if [int(number) for number in self._order[self._at : stop]] == list(numbers):
-                    self._at = stop
-                    return self._next(self._coming, len(numbers))
-                self._begin(())
-            self._observe(numbers)
-            return None
-
-    def _next(self, coming: Iterator[tuple[Read, BytesView]], count: int) -> list[tuple[Uri, BytesView]]:
-        try:
-            batch = [(read.uri, view) for read, view in itertools.islice(coming, count)]
-        except BaseException:
-            self._begin(())
-            raise
-        if self._at >= len(self._order):
-            self._begin(())
-        return batch
-
-    def _begin(self, order: Sequence[int]) -> None:
-        self._order, self._at = order, 0
-        self._coming = self._dataset.stream(order, self._ahead) if len(order) else None
-
-    def _observe(self, numbers: Sequence[int]) -> None:
-        """Look whether batches of consecutive numbers follow each other at an even distance."""
-        first, length = numbers[0], len(numbers)
-        before, length_before = self._last
-        self._last = (first, length)
-        even = list(numbers) == list(range(first, first + length))
-        stride = first - before
-        if not even or before < 0 or length != length_before or stride < length:
-            self._repeats = 0
-            return
-        self._repeats = self._repeats + 1 if stride == self._stride else 1
-        self._stride = stride
-        if self._repeats >= _PATTERN_AFTER - 1:
-            self._begin(_Strided(first + stride, len(self._dataset), (length, stride)))
-
-
-class _Strided(Sequence[int]):
-    """The numbers of batches at an even distance: ``length`` numbers, then a jump."""
-
-    def __init__(self, first: int, stop: int, step: tuple[int, int]) -> None:
-        self._first = first
-        self._length, self._stride = step
-        whole, rest = divmod(max(0, stop - first), self._stride)
-        self._count = whole * self._length + min(rest, self._length)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(self._count))]
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        batch, offset = divmod(index, self._length)
-        return self._first + batch * self._stride + offset
 
 
 def create_dataset(uri: Where, **options: Any) -> ObjectDataset:

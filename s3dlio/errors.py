@@ -18,6 +18,7 @@ Floor 0. Knows names and messages; must not know any backend, socket or framewor
     +-- IntegrityError                      the bytes are not those that were promised
     +-- FormatError (ValueError)            a file is not of the format it claims
     |   +-- NpzError
+    |   +-- TFRecordError
     +-- CancelledError                      the caller's own token stopped the work
     +-- ClosedError (ValueError)            the object was closed before this call
     +-- ForkError                           something bound to one process was used in another
@@ -126,6 +127,10 @@ class FormatError(S3dlioError, ValueError):
 
 class NpzError(FormatError):
     """A file is not a readable NPZ or NPY file."""
+
+
+class TFRecordError(FormatError):
+    """A file is not a readable TFRecord file, or an index does not fit it."""
 
 
 class CancelledError(S3dlioError):

@@ -9,6 +9,7 @@ how many readers are wise, or who asked.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,12 +17,23 @@ from typing import NamedTuple
 from s3dlio.buffers import POOL, BytesView, Lease, bytes_of, view_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import Gang
-from s3dlio.errors import OptionError, RangeError
+from s3dlio.errors import (
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    ObjectChangedError,
+    OptionError,
+    RangeError,
+    S3dlioError,
+)
 from s3dlio.ranges import Span, clamp, split
-from s3dlio.stores.base import Reader, Store, Version
+from s3dlio.stores.base import Place, Reader, Store, Stretch, Version
 from s3dlio.uri import Uri
 
 _UNKNOWN = Version(-1, "")
+#: What can be wrong with one object while the others are fine. A store that is down or refuses the
+#: credentials is not among it: skipping would make an empty epoch of that.
+SKIPPABLE = (NotFoundError, ObjectChangedError, RangeError, IntegrityError, FormatError)
 
 
 class Read(NamedTuple):
@@ -32,7 +44,8 @@ class Read(NamedTuple):
         start: First byte.
         stop: Behind the last byte, or ``None`` for the end.
         into: Writable memory to read into, or ``None`` for memory of the library's own.
-        size: Bytes this will take, if known (from a listing): counts against budgets, no more.
+        size: Bytes this will take, if known (from a listing): counts against budgets; if it turns out
+            to be another number, the object has changed and is not read.
         known: Size and entity tag of the object, if known: its parts then begin at once.
     """
 
@@ -47,7 +60,7 @@ class Read(NamedTuple):
 class Job:
     """One read under way."""
 
-    __slots__ = ("charge", "index", "lease", "limit", "memory", "missing", "read", "version")
+    __slots__ = ("charge", "error", "index", "lease", "limit", "memory", "missing", "read", "version")
 
     def __init__(self, index: int, read: Read, charge: int = 0) -> None:
         self.index = index
@@ -58,6 +71,7 @@ class Job:
         self.memory = memoryview(b"")
         self.missing = 0
         self.version = _UNKNOWN
+        self.error: S3dlioError | None = None
 
     def place(self, size: int) -> memoryview:
         """Take memory for the whole range, now that the size of the object is known.
@@ -67,6 +81,9 @@ class Job:
         """
         read = self.read
         length = clamp(read.start, read.stop, size).length if read.start or read.stop is not None else size
+        if 0 <= read.size != length:
+            msg = f"{read.size} bytes were expected and {length} are there: the object has changed; list anew"
+            raise ObjectChangedError(msg, uri=str(read.uri), operation="get")
         if read.into is None:
             self.lease = POOL.take(length)
             self.memory = bytes_of(self.lease)
@@ -79,11 +96,8 @@ class Job:
 
     def begin(self, store: Store, read_first: Reader, token: CancellationToken) -> Sequence[Span]:
         """Read the first part; return the spans (within the memory) of what is left."""
-        start, stop = self.read.start, self.read.stop
-        limit = store.first_bytes
-        if stop is not None:
-            limit = min(limit, stop - start)
-        self.limit = limit
+        start = self.read.start
+        limit = self._set_limit(store)
         if limit <= 0:
             self._begin_empty(store, token)
             return ()
@@ -93,9 +107,22 @@ class Job:
             self.place(known.size)
             return list(split(0, len(self.memory), store.options.chunk_size))
         self.version = read_first(self.read.uri, start, limit, self.place)
-        if len(self.memory) <= limit:
+        return self.rest(store)
+
+    def _set_limit(self, store: Store) -> int:
+        start, stop = self.read.start, self.read.stop
+        self.limit = store.first_bytes if stop is None else min(store.first_bytes, stop - start)
+        return self.limit
+
+    def can_flow(self, store: Store) -> bool:
+        """Tell whether this begins with a plain request for its first part."""
+        return self._set_limit(store) > 0 and self.read.known is None
+
+    def rest(self, store: Store) -> Sequence[Span]:
+        """Return the spans (within the memory) of what is left behind the first part."""
+        if len(self.memory) <= self.limit:
             return ()
-        return list(split(limit, len(self.memory), store.options.chunk_size))
+        return list(split(self.limit, len(self.memory), store.options.chunk_size))
 
     def _begin_empty(self, store: Store, token: CancellationToken) -> None:
         """Read nothing, of an object that must exist and reach that far all the same."""
@@ -106,7 +133,13 @@ class Job:
         self.place(size)
 
     def view(self) -> BytesView:
-        """Return the bytes read."""
+        """Return the bytes read.
+
+        Raises:
+            S3dlioError: They could not be, and the batch is one that goes on all the same.
+        """
+        if self.error is not None:
+            raise self.error
         if self.lease is None:
             return BytesView.from_bytes(self.memory)
         return view_of(self.lease)
@@ -126,8 +159,10 @@ class Batch(Gang):
     def __init__(self, store: Store, reads: Sequence[Read], width: int, parent: CancellationToken) -> None:
         super().__init__(width, parent)
         self.store = store
+        #: Errors that concern one object only do not stop the others; they come instead of its bytes.
+        self.lenient = False
         self.parts: deque[_Part] = deque()
-        self.views: list[BytesView | None] = [None] * len(reads)
+        self.views: list[BytesView | S3dlioError | None] = [None] * len(reads)
         self._reads = enumerate(list(reads))  # over a list, next() is atomic
 
     def work(self) -> None:
@@ -142,13 +177,21 @@ class Batch(Gang):
                 if part is not None:
                     self._continue(part)
                     continue
-                job = self.next_job()
+                job = self.next_lane_job()
                 if job is None:
                     return
                 self._begin(job, read_first)
 
     def _begin(self, job: Job, read_first: Reader) -> None:
-        rest = job.begin(self.store, read_first, self.token)
+        try:
+            rest = job.begin(self.store, read_first, self.token)
+        except SKIPPABLE as error:
+            if not self.lenient:
+                raise
+            job.error, rest = error, ()
+        self._began(job, rest)
+
+    def _began(self, job: Job, rest: Sequence[Span]) -> None:
         if rest:
             job.missing = 1  # itself, so that its parts cannot complete it while they are being added
             self.hire(self.add_parts(job, rest))
@@ -161,12 +204,17 @@ class Batch(Gang):
         with self.lock:
             job.missing += len(rest)
         self.parts.extend(_Part(job, span) for span in rest)
-        return min(len(rest), self.store.options.max_concurrent_ranges) - 1
+        return min(len(rest), self.store.range_width(job.read.uri)) - 1
 
     def _continue(self, part: _Part) -> None:
         job, span = part
         target = job.memory[span.start : span.stop]
-        self.store.read_into(job.read.uri, job.read.start + span.start, target, job.version, self.token)
+        try:
+            self.store.read_into(job.read.uri, job.read.start + span.start, target, job.version, self.token)
+        except SKIPPABLE as error:
+            if not self.lenient:
+                raise
+            job.error = error
         self._arrived(job)
 
     def _arrived(self, job: Job) -> None:
@@ -176,6 +224,53 @@ class Batch(Gang):
                 return
         self.deliver(job)
 
+    def work_ahead(self, window: int) -> None:
+        """Work as a reader that has several requests under way at once, where the store can do that."""
+        stretch = self.store.flow(self.token)
+        if stretch is None:
+            return
+        with stretch as flow:
+            waiting: deque[Job] = deque()
+            while not self.token.is_cancelled:
+                if self.parts:
+                    self._try_part()
+                    continue
+                while len(waiting) < window:
+                    job = self.next_job()
+                    if job is None:
+                        break
+                    if job.can_flow(self.store):
+                        flow.ask(job.read.uri, job.read.start, job.limit)
+                        waiting.append(job)
+                    else:
+                        self._begin(job, self._read_slowly)
+                if not waiting:
+                    return
+                self._receive(waiting.popleft(), flow)
+
+    def _receive(self, job: Job, flow: Stretch) -> None:
+        """Take the answer to a request that was sent ahead; what is unusual is read anew, otherwise."""
+        try:
+            found = flow.receive(job.place)
+        except SKIPPABLE as error:
+            if not self.lenient:
+                raise
+            job.error = error
+            self.deliver(job)
+            return
+        if found is None:
+            self._begin(job, self._read_slowly)
+            return
+        job.version = Version(*found)
+        self._began(job, job.rest(self.store))
+
+    def _try_part(self) -> None:
+        with contextlib.suppress(IndexError):  # another reader was faster
+            self._continue(self.parts.popleft())
+
+    def _read_slowly(self, uri: Uri, start: int, limit: int, place: Place) -> Version:
+        return self.store.read_first(uri, start, limit, place, self.token)
+
     # -- what others do otherwise -----------------------------------------------------------------
 
     def next_job(self) -> Job | None:
@@ -183,10 +278,14 @@ class Batch(Gang):
         item = next(self._reads, None)
         return Job(*item) if item else None
 
+    def next_lane_job(self) -> Job | None:
+        """Return a job for a reader that has one request under way at a time."""
+        return self.next_job()
+
     def deliver(self, job: Job) -> None:
         """Deal with a job whose bytes are all there."""
         if self.views:
-            self.views[job.index] = job.view()
+            self.views[job.index] = job.error or job.view()
 
 
 class Plan(NamedTuple):

@@ -26,6 +26,8 @@ DEFAULT_CHUNK_BYTES = 8 * MIB
 DEFAULT_CONCURRENT_RANGES = 16
 #: Objects in flight in one call.
 DEFAULT_IN_FLIGHT = 64
+#: See :class:`StoreOptions`.
+PAGE_CACHE_MODES = ("auto", "sequential", "random", "normal", "dontneed")
 DEFAULT_MAX_CONNECTIONS = 400  # the default of the original's S3DLIO_MAX_HTTP_CONNECTIONS example
 
 
@@ -86,6 +88,12 @@ class StoreOptions:
         chunk_size: Bytes per range.
         min_split_size: Objects of at most this many bytes are read in one request.
         max_concurrent_ranges: Ranges of one object in flight.
+        adaptive: Follow what the server shows, in how many requests are in flight: its latency, what more
+            of them gain, and its saying that it is busy. ``False``: as many as a call's ``max_in_flight``.
+        page_cache_mode: What the system is told about reads of ``file://`` (``posix_fadvise``; nothing where
+            there is none): ``"sequential"`` (read ahead boldly), ``"random"`` (not at all), ``"normal"``
+            (nothing is told), ``"dontneed"`` (forget what was read, for data that is read once), or
+            ``"auto"``: sequential for large reads, random for small ranges. No byte depends on it.
     """
 
     endpoint_url: str | None = None
@@ -114,6 +122,8 @@ class StoreOptions:
     chunk_size: int = DEFAULT_CHUNK_BYTES
     min_split_size: int = DEFAULT_CHUNK_BYTES
     max_concurrent_ranges: int = DEFAULT_CONCURRENT_RANGES
+    adaptive: bool = True
+    page_cache_mode: str = "auto"
 
     def __post_init__(self) -> None:
         """Check bounds and choices.
@@ -171,6 +181,7 @@ _LEAST = {
 _CHOICES = {
     "addressing_style": ("auto", "path", "virtual"),
     "azure_uri_style": ("auto", "account", "container"),
+    "page_cache_mode": PAGE_CACHE_MODES,
 }
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from s3dlio.buffers import MIB, BytesView
 from s3dlio.cancel import CancellationToken
-from s3dlio.errors import ForkError
+from s3dlio.errors import ForkError, S3dlioError
 from s3dlio.jobs import Batch, Job, Read
+from s3dlio.pace import Pace
 from s3dlio.stores.base import Store
 from s3dlio.uri import Uri
 
@@ -23,6 +25,8 @@ from s3dlio.uri import Uri
 _GUESS_BYTES = MIB
 #: A stream looks again at the latency after this many objects.
 _ADAPT_EVERY = 16
+#: Threads that read from a store without latency: one copies while another one runs Python.
+_FEW_THREADS = 2
 
 
 class Budget(NamedTuple):
@@ -65,19 +69,43 @@ class Stream(Batch):
         self._exhausted = False
         self._mean = _GUESS_BYTES
         self._wanted = budget.start  # readers, until the latency is known
+        self._window = 1  # requests that each has under way
+        self._pace: Pace | None = None
+        self._left = False  # the consumer has gone
+        self._flight = budget.max_in_flight  # requests that all may have under way
+        self._read_bytes = 0  # since the last look at the pace
+        self._hungry = True  # there was room to read into, since then
         self._pid = os.getpid()
 
     # -- the readers' side ------------------------------------------------------------------------
 
+    def work(self) -> None:
+        """See :meth:`s3dlio.crew.Gang.work`: one request at a time, until it is known how late the store is."""
+        if self._window == 1:
+            super().work()
+        if self._window > 1:
+            self.work_ahead(self._window)
+
+    def next_lane_job(self) -> Job | None:
+        """See :meth:`s3dlio.jobs.Batch.next_lane_job`."""
+        return self._take() if self._window == 1 else None
+
     def next_job(self) -> Job | None:
-        """See :meth:`s3dlio.jobs.Batch.next_job`: ``None`` also while there is no room."""
+        """See :meth:`s3dlio.jobs.Batch.next_job`: for a reader with several requests under way."""
+        return self._take() if self._window > 1 else None
+
+    def _take(self) -> Job | None:
+        """Take the next job; ``None`` also while there is no room, or for a reader too many."""
         with self._room:
+            if self._pace is not None and self._pace.cap < self._flight:  # the server has just said so
+                self._window, self._wanted = 1, self._pace.cap
             # One job is always admitted, however large: else nothing would ever move.
             full = self._held_bytes >= self._budget.size or self._held >= self._most
             if self._exhausted:
                 return None
             if (full and self._held) or self.members > self._wanted:
                 self._parked = self._parked or full
+                self._hungry = self._hungry and not full
                 return None
             try:
                 read = next(self._source)
@@ -98,10 +126,47 @@ class Stream(Batch):
             self._held_bytes += actual - job.charge
             job.charge = actual
             self._mean += (actual - self._mean) // 8
+            self._read_bytes += actual
         self._arrivals.put(job)
         if job.index % _ADAPT_EVERY == 0:
-            self._wanted = self._budget.width(job.read.uri)
+            self._adapt(job.read.uri)
             self._go()
+
+    def _adapt(self, uri: Uri) -> None:
+        """Follow the store's pace: so many requests under way, by as few threads as that takes."""
+        pace = self._note_progress(uri)
+        width = self._budget.width(uri)
+        # A busy server is asked by single readers, of which some can be told to end.
+        window = 1 if pace is not None and pace.is_braked else self.store.flow_window(uri, width)
+        with self._room:
+            self._wanted = width if window == 1 else max(_FEW_THREADS, -(-width // window))
+            self._window = window
+            self._flight = self._wanted * window
+
+    def _note_progress(self, uri: Uri) -> Pace | None:
+        """Tell the store's pace what was read since the last time, and return it."""
+        pace, now = self._pace or self.store.pace(uri), time.monotonic()
+        with self._room:
+            length, self._read_bytes = self._read_bytes, 0
+            hungry, self._hungry = self._hungry, True
+            if pace is None:
+                return None
+            joins = self._pace is None
+            self._pace = pace
+        if joins:
+            pace.join(self)
+            if self._left:  # meanwhile
+                pace.leave(self)
+        else:
+            pace.note_progress(now, _ADAPT_EVERY, length, hungry=hungry)
+        return pace
+
+    def fail(self, error: BaseException) -> None:
+        """See :meth:`s3dlio.crew.Gang.fail`: once the consumer has gone, nobody wants to know."""
+        if self._left:
+            self.token.cancel()
+        else:
+            super().fail(error)
 
     def finished(self) -> None:
         """See :meth:`s3dlio.crew.Gang.finished`."""
@@ -110,7 +175,7 @@ class Stream(Batch):
 
     # -- the consumer's side ----------------------------------------------------------------------
 
-    def consume(self, *, ordered: bool) -> Iterator[tuple[Read, BytesView]]:
+    def consume(self, *, ordered: bool) -> Iterator[tuple[Read, BytesView | S3dlioError]]:
         """Yield the results; stop the readers when the consumer stops."""
         try:
             self._go()
@@ -126,7 +191,7 @@ class Stream(Batch):
                     early[job.index] = job
                     continue
                 taken += 1
-                result = job.read, job.view()
+                result = job.read, job.error or job.view()
                 self._release(job)
                 del job  # the consumer alone keeps the bytes alive from here on
                 yield result
@@ -134,6 +199,10 @@ class Stream(Batch):
         finally:
             self.token.cancel()
             self.token.detach()
+            self._left = True
+            if self._pace is not None:
+                self._pace.leave(self)
+            self.error = None  # its traceback holds the readers' frames, and these hold this and all that was read
 
     def _arrival(self, taken: int) -> Job | None:
         """Wait for the next job to arrive; ``None`` when all have been consumed."""

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import s3dlio
 from s3dlio import api
+from s3dlio.buffers import BytesView
 from s3dlio.cancel import CancellationToken
+from s3dlio.crew import CREW
+from s3dlio.jobs import Batch, Read
 from s3dlio.options import StoreOptions
 from s3dlio.stores import close_stores, open_store
 from s3dlio.stores.rest import RestStore
@@ -93,6 +96,23 @@ def _sweep(uri: str) -> bytes:
     return _with_other(uri)
 
 
+class _Flowing(Batch):
+    """A batch whose reader has several requests under way, as a stream's have."""
+
+    def work(self) -> None:
+        self.work_ahead(4)
+
+
+def _flow(uri: str) -> bytes:
+    reads = [Read(parse(uri)), Read(parse(OTHER_URI))]
+    batch = _Flowing(api.shared_store(parse(uri)), reads, 2, CREW.get().token)
+    batch.join()
+    wanted, other = batch.views
+    assert other == OTHER
+    assert isinstance(wanted, BytesView)
+    return bytes(wanted)
+
+
 def _with_other(uri: str) -> bytes:
     (_, wanted), (_, other) = s3dlio.get_many([uri, OTHER_URI], max_in_flight=2)
     assert other == OTHER
@@ -111,10 +131,11 @@ WAYS: dict[str, Callable[[str], bytes]] = {
     "get_into": _get_into,
     "get_many": _get_many,
     "sweep": _sweep,
+    "flow": _flow,
 }
 #: Requests that are made, and given up at whatever is unusual, before the transport makes the one that counts: a
-#: batch tries the lane first, and if connections are ready a sweep before that.
-SPARE = {"get": 0, "get_range": 0, "get_into": 0, "get_many": 1, "sweep": 2}
+#: batch tries the lane first, and if connections are ready a sweep before that; a stream tries a flow.
+SPARE = {"get": 0, "get_range": 0, "get_into": 0, "get_many": 1, "sweep": 2, "flow": 1}
 
 
 def requests_for(origin: FaultOrigin, path: str = PATH) -> list[Logged]:

@@ -382,3 +382,44 @@ def _no_leaks() -> Iterator[None]:
     buffers.POOL.clear()
     if s3dlio.exists("memory://buffers"):
         s3dlio.delete("memory://buffers", recursive=True)
+
+
+# -- large blocks beyond the budget ---------------------------------------------------------------------
+
+
+def test_a_large_block_is_kept_as_long_as_nobody_needs_its_memory() -> None:
+    pool = BufferPool(budget_bytes=MIB, lazy_bytes=64 * MIB)
+    lease = pool.take(40 * MIB)
+    address = lease.ctypes.data
+    del lease
+    assert pool.free_bytes() == 40 * MIB
+    again = pool.take(40 * MIB)
+    assert again.ctypes.data == address
+    again[:] = 7  # the memory is there, whatever the system has taken of it
+    assert int(again.sum()) == 7 * 40 * MIB
+
+
+def test_no_more_than_was_allowed_is_kept() -> None:
+    pool = BufferPool(budget_bytes=MIB, lazy_bytes=64 * MIB)
+    leases = [pool.take(40 * MIB) for _ in range(3)]
+    del leases
+    assert pool.free_bytes() == 40 * MIB
+
+
+def test_the_system_may_have_the_memory_back() -> None:
+    """As the kernel counts it: the pages are marked as free to take."""
+    pool = BufferPool(budget_bytes=MIB, lazy_bytes=64 * MIB)
+    lease = pool.take(40 * MIB)
+    lease[:] = 1
+    before = _lazily_free()
+    del lease
+    assert _lazily_free() - before >= 32 * MIB
+
+
+def _lazily_free() -> int:
+    try:
+        with open("/proc/self/smaps_rollup", encoding="ascii") as file:
+            (line,) = [line for line in file if line.startswith("LazyFree:")]
+    except (OSError, ValueError):
+        pytest.skip("the kernel does not tell")
+    return int(line.split()[1]) * KIB

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 import s3dlio
-from s3dlio.dataset import Ahead, Foresight, ObjectDataset, _Strided
+from s3dlio.dataset import Ahead, ObjectDataset
 from s3dlio.errors import FormatError, NotFoundError, OptionError, UriError
+from s3dlio.foresight import Foresight, Strided
+from s3dlio.orders import Sequential
+from s3dlio.shards import Share, walk
 
 
 @pytest.fixture
@@ -134,7 +137,8 @@ def test_pickling_keeps_the_index_and_lists_nothing(space: str, monkeypatch: pyt
 
 def test_read_ahead_stays_within_its_bytes(space: str) -> None:
     dataset = s3dlio.create_dataset(f"{space}raw/")
-    reads = iter(dataset.iterate(range(100), Ahead(max_in_flight=4, budget_bytes=30)))
+    way = walk(Sequential(100), Share(100))
+    reads = iter(dataset.iterate(way, Ahead(max_in_flight=4, budget_bytes=30)))
     assert [next(reads)[0] for _ in range(100)] == list(range(100))
 
 
@@ -143,9 +147,22 @@ class Counting(ObjectDataset):
 
     streams = 0
 
-    def stream(self, positions: Any, ahead: Ahead, token: Any = None) -> Any:
+    def stream_groups(self, groups: Any, ahead: Ahead, token: Any = None) -> Any:
         self.streams += 1
-        return super().stream(positions, ahead, token)
+        return super().stream_groups(groups, ahead, token)
+
+
+class Told:
+    """An order that is a list."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self._numbers = np.array(numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def samples(self, first: int, stop: int) -> Any:
+        return self._numbers[first:stop]
 
 
 def test_foresight_follows_sequential_batches(space: str) -> None:
@@ -153,7 +170,7 @@ def test_foresight_follows_sequential_batches(space: str) -> None:
     foresight = Foresight(dataset, Ahead())
     taken = [foresight.take(list(range(start, start + 10))) for start in range(0, 100, 10)]
     assert [batch is not None for batch in taken] == [False, False, *[True] * 8]
-    assert [view[0] for batch in taken[2:] for _, view in batch or []] == list(range(20, 100))
+    assert [sample.view[0] for batch in taken[2:] for sample in batch or []] == list(range(20, 100))
     assert dataset.streams == 1
 
 
@@ -161,16 +178,16 @@ def test_foresight_follows_one_worker_of_several(space: str) -> None:
     foresight = Foresight(Counting(f"{space}raw/"), Ahead())
     starts = range(5, 100, 15)  # every third batch of five
     taken = [foresight.take(list(range(start, start + 5))) for start in starts]
-    assert [view[0] for batch in taken[2:] for _, view in batch or []] == [
+    assert [sample.view[0] for batch in taken[2:] for sample in batch or []] == [
         number for start in starts[2:] for number in range(start, start + 5)
     ]
 
 
 def test_foresight_gives_up_on_the_unexpected_and_is_never_wrong(space: str) -> None:
     foresight = Foresight(Counting(f"{space}raw/"), Ahead())
-    foresight.announce([4, 8, 15, 16, 23, 42])
+    foresight.announce(Told([4, 8, 15, 16, 23, 42]))
     first = foresight.take([4, 8])
-    assert [view[0] for _, view in first or []] == [4, 8]
+    assert [sample.view[0] for sample in first or []] == [4, 8]
     assert foresight.take([16, 15]) is None
     assert foresight.take([15, 16]) is None
 
@@ -180,6 +197,7 @@ def test_foresight_gives_up_on_the_unexpected_and_is_never_wrong(space: str) -> 
 )
 def test_strided_numbers_are_those_of_a_plain_loop(first: int, stop: int, length: int, stride: int) -> None:
     plain = [n for start in range(first, stop, stride) for n in range(start, min(start + length, stop))]
-    strided = _Strided(first, stop, (length, stride))
-    assert list(strided) == plain
-    assert strided[1:3] == plain[1:3]
+    strided = Strided(first, stop, (length, stride))
+    assert strided.samples(0, 1000).tolist() == plain
+    assert len(strided) == len(plain)
+    assert strided.samples(1, 3).tolist() == plain[1:3]

@@ -200,7 +200,7 @@ def test_nothing_presents_itself_with_a_secret(
     store = open_store(where, options)
     assert isinstance(store, RestStore)
     transport, call = store._call("get", where)
-    client, quick = store._quick(where)
+    client, quick = store.quick(where)
     ear.hear(options, store, s3dlio.ObjectStore(options), transport, call, client, quick)
     ear.hear(Landing(call, 0, 1, lambda _size: memoryview(b"")), store._identity)
 

@@ -88,7 +88,7 @@ FOR_GOOD = 40
 
 every_way = pytest.mark.parametrize("way", WAYS)
 #: The other two take the same path through the wire as ``get``.
-every_path = pytest.mark.parametrize("way", ["get", "get_many", "sweep"])
+every_path = pytest.mark.parametrize("way", ["get", "get_many", "sweep", "flow"])
 
 
 @pytest.fixture

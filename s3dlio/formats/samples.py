@@ -6,64 +6,74 @@ know stores or frameworks. A new format is one line here and a function from mem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from s3dlio.buffers import BytesView
+from s3dlio.buffers import BytesView, bytes_of, part_of
 from s3dlio.errors import FormatError, OptionError, suggest
+from s3dlio.formats.example import decode_example
 from s3dlio.formats.npz import Npz, read_npy
+from s3dlio.formats.tfrecord import FOOT, HEAD, payload
 from s3dlio.uri import Uri
 
-_EXTENSIONS = {".npz": "npz", ".npy": "npy"}
-_FORMATS = ("auto", "raw", "npz", "npy")
-_LATER = (".tfrecord", ".tfrecords")
+_EXTENSIONS = {".npz": "npz", ".npy": "npy", ".tfrecord": "tfrecord", ".tfrecords": "tfrecord"}
+FORMATS = ("auto", "raw", "npz", "npy", "tfrecord", "example")
+#: Formats of which an object holds many samples, each a record.
+OF_RECORDS = frozenset({"tfrecord", "example"})
 
 
 class Codec(NamedTuple):
     """How objects become samples.
 
     Attributes:
-        format: ``auto`` (by extension), ``raw``, ``npz`` or ``npy``.
-        key: Take one array out of an NPZ file instead of all.
+        format: ``auto`` (by extension), ``raw``, ``npz``, ``npy``, ``tfrecord`` or ``example``.
+        key: Take one array out of each sample that has many.
     """
 
     format: str = "auto"
     key: str | None = None
 
-    def decode(self, uri: Uri, view: BytesView) -> Any:
-        """Return the sample in an object.
+    def decode(self, uri: Uri, view: BytesView, start: int = 0) -> Any:
+        """Return a sample.
 
         Args:
-            uri: The object, for its extension and for errors.
-            view: Its bytes.
+            uri: The object that it lies in, for its extension and for errors.
+            view: The sample's bytes: the object, or a whole record of it.
+            start: Where in the object they begin, for errors.
 
         Returns:
-            ``raw``: the view itself. ``npy``, or ``npz`` with a ``key``: an array. ``npz``: a dict of
-            arrays. Arrays share the object's memory where it holds them uncompressed, and are writable.
+            ``raw``: the view itself. ``tfrecord``: a view of the record's data. ``npy``, or with a
+            ``key``: an array. ``npz`` and ``example``: a dict of arrays. Arrays and views share the
+            memory that was read where it holds them as they are, and are writable.
 
         Raises:
             FormatError: The object is not of its format, or has no array ``key``.
         """
         decode = _DECODERS[self.format_of(uri)]
         try:
-            return decode(view, self)
+            return self._choose(decode(view, start))
         except FormatError as error:
             error.uri, error.operation = error.uri or str(uri), error.operation or "decode"
             raise
 
     def format_of(self, uri: Uri) -> str:
-        """Return the format of an object.
+        """Return the format of an object."""
+        return self.format if self.format != "auto" else format_of_name(uri.key)
 
-        Raises:
-            OptionError: The extension names one that cannot be read as samples.
-        """
-        if self.format != "auto":
-            return self.format
-        name = uri.key.lower()
-        if name.endswith(_LATER):
-            msg = "records of TFRecord files are not read yet; format='raw' gives whole files"
-            raise OptionError(msg, uri=str(uri), operation="decode")
-        return _EXTENSIONS.get(name[name.rfind(".") :], "raw") if "." in name else "raw"
+    def _choose(self, sample: Any) -> Any:
+        if self.key is None or not isinstance(sample, Mapping):
+            return dict(sample) if isinstance(sample, Npz) else sample
+        try:
+            return sample[self.key]
+        except KeyError:
+            msg = f"has no array {self.key!r}{suggest(self.key, sample)} (it has {', '.join(sample)})"
+            raise FormatError(msg) from None
+
+
+def format_of_name(key: str) -> str:
+    """Return the format that the extension of a key means; ``raw`` for an unknown one."""
+    name = key.lower()
+    return _EXTENSIONS.get(name[name.rfind(".") :], "raw") if "." in name else "raw"
 
 
 def make_codec(format: str, key: str | None) -> Codec:  # noqa: A002 - the contract's name
@@ -72,11 +82,11 @@ def make_codec(format: str, key: str | None) -> Codec:  # noqa: A002 - the contr
     Raises:
         OptionError: There is no such format, or ``key`` does not go with it.
     """
-    if format not in _FORMATS:
-        msg = f"format must be one of {', '.join(_FORMATS)}, not {format!r}{suggest(format, _FORMATS)}"
+    if format not in FORMATS:
+        msg = f"format must be one of {', '.join(FORMATS)}, not {format!r}{suggest(format, FORMATS)}"
         raise OptionError(msg)
-    if key is not None and format not in ("auto", "npz"):
-        msg = f"key={key!r} names an array of an NPZ file; it does not go with format={format!r}"
+    if key is not None and format not in ("auto", "npz", "example"):
+        msg = f"key={key!r} names one array of many; it does not go with format={format!r}"
         raise OptionError(msg)
     return Codec(format, key)
 
@@ -86,19 +96,15 @@ def _memory(view: BytesView) -> memoryview:
     return view.memoryview(writable=True) if view.is_owner else view.memoryview()
 
 
-def _npz(view: BytesView, codec: Codec) -> Any:
-    arrays = Npz(_memory(view))
-    if codec.key is None:
-        return dict(arrays)
-    try:
-        return arrays[codec.key]
-    except KeyError:
-        msg = f"has no array {codec.key!r}{suggest(codec.key, arrays)} (it has {', '.join(arrays)})"
-        raise FormatError(msg) from None
+def _record(view: BytesView, start: int) -> BytesView:
+    payload(bytes_of(view), start)  # checks the sums
+    return part_of(view, HEAD, len(view) - FOOT)
 
 
-_DECODERS: dict[str, Callable[[BytesView, Codec], Any]] = {
-    "raw": lambda view, _codec: view,
-    "npy": lambda view, _codec: read_npy(_memory(view)),
-    "npz": _npz,
+_DECODERS: dict[str, Callable[[BytesView, int], Any]] = {
+    "raw": lambda view, _start: view,
+    "npy": lambda view, _start: read_npy(_memory(view)),
+    "npz": lambda view, _start: Npz(_memory(view)),
+    "tfrecord": _record,
+    "example": lambda view, start: decode_example(_memory(_record(view, start))),
 }

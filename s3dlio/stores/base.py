@@ -20,11 +20,13 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.options import StoreOptions, resolve
+from s3dlio.pace import Pace
 from s3dlio.uri import Uri
 from s3dlio.wire.sweep import Landed
 from s3dlio.wire.transport import Place, Version
@@ -141,6 +143,16 @@ class SizeCache:
         self._seen.pop(uri, None)
 
 
+class Stretch(Protocol):
+    """What :meth:`Store.flow` gives."""
+
+    def ask(self, uri: Uri, start: int, limit: int) -> None:
+        """Ask for the first part of an object, or of what lies behind ``start``."""
+
+    def receive(self, place: Place) -> tuple[int, str] | None:
+        """Read the oldest answer into memory; ``None``: it was not the usual one, read it otherwise."""
+
+
 class Store(abc.ABC):
     """One backend, for all containers of one scheme.
 
@@ -231,6 +243,28 @@ class Store(abc.ABC):
             reads these objects will meet them.
         """
         return []
+
+    def flow(self, _token: CancellationToken) -> AbstractContextManager[Stretch] | None:
+        """Give one reader a window of requests under way at once, where there is such a thing.
+
+        Returns:
+            What sends requests for first parts, as :meth:`read_first` does, and receives their answers in
+            the order of the requests; it belongs to one thread. ``None`` where there is nothing faster
+            than :meth:`lane`.
+        """
+        return None
+
+    def flow_window(self, _uri: Uri, _flight: int) -> int:
+        """Return how many of ``flight`` requests one thread should have under way in a :meth:`flow`; 1: none."""
+        return 1
+
+    def range_width(self, _uri: Uri) -> int:
+        """Return how many ranges of one large object should be read at once."""
+        return self.options.max_concurrent_ranges
+
+    def pace(self, _uri: Uri) -> Pace | None:
+        """Return what is known of how many requests the far side should have in flight, if it is a server."""
+        return None
 
     def latency_s(self, _uri: Uri) -> float | None:
         """Return the recent time to the first byte, in seconds, or ``None`` when it is not known."""

@@ -1,8 +1,8 @@
 """``file://``: local files.
 
-Floor 2. Knows paths and ``pread``; must not know anything of networks. A key is an absolute path.
-Objects appear whole or not at all: they are written beside their place under a hidden name, synced,
-and renamed.
+Floor 2. Knows paths, ``pread`` and the page cache; must not know anything of networks. A key is an
+absolute path. Objects appear whole or not at all: they are written beside their place under a hidden
+name, synced, and renamed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import mimetypes
+import mmap
 import os
 import secrets
 import stat as stat_module
@@ -27,6 +28,7 @@ from s3dlio.errors import (
     StoreError,
     UriError,
 )
+from s3dlio.options import StoreOptions
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
 from s3dlio.uri import Uri
 
@@ -36,6 +38,15 @@ TEMPORARY = ".s3dlio-partial"
 _SHOWN_CHARS = 50
 #: One pread moves at most this much, so that a cancelled read of a huge file ends soon.
 _STEP_BYTES = 64 * 1024 * 1024
+#: Reads of at least this much are large: eight times what Linux reads ahead by itself.
+_LARGE_BYTES = 1024 * 1024
+#: The system's own numbers of what it can be told before a read; macOS has none.
+_ADVICE = {
+    mode: getattr(os, f"POSIX_FADV_{mode.upper()}")
+    for mode in ("sequential", "random")
+    if hasattr(os, f"POSIX_FADV_{mode.upper()}")
+}
+_DONTNEED = getattr(os, "POSIX_FADV_DONTNEED", 0)
 
 _KINDS: dict[int, type[StoreError]] = {
     errno.ENOENT: NotFoundError,
@@ -64,6 +75,11 @@ class LocalStore(Store):
     #: O_NONBLOCK, since opening a pipe would wait for a writer; regular files do not know it.
     open_flags: ClassVar[int] = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
+    def __init__(self, options: StoreOptions | None = None) -> None:
+        super().__init__(options)
+        direct = self.open_flags & getattr(os, "O_DIRECT", 0)  # these reads go past the page cache
+        self._cache_mode = "normal" if direct else self.options.page_cache_mode
+
     # -- reads ------------------------------------------------------------------------------------
 
     def read_first(self, uri: Uri, start: int, limit: int, place: Place, token: CancellationToken) -> Version:
@@ -73,7 +89,10 @@ class LocalStore(Store):
             if start > version.size:
                 msg = f"offset {start} lies behind the end of the file ({version.size} bytes)"
                 raise RangeError(msg, uri=str(uri), operation="get")
-            self._fill(uri, descriptor, start, place(version.size), token)
+            target = place(version.size)
+            self._advise(descriptor, start, len(target), version.size)
+            self._fill(uri, descriptor, start, target, token)
+            self._forget(descriptor, start, len(target))
             return version
 
     def read_into(self, uri: Uri, start: int, target: memoryview, version: Version, token: CancellationToken) -> None:
@@ -82,7 +101,9 @@ class LocalStore(Store):
             if version.size >= 0 and _version(descriptor) != version:
                 msg = "the file changed while it was being read"
                 raise ObjectChangedError(msg, uri=str(uri), operation="get")
+            self._advise(descriptor, start, len(target), version.size)
             self._fill(uri, descriptor, start, target, token)
+            self._forget(descriptor, start, len(target))
 
     @contextlib.contextmanager
     def _open(self, uri: Uri) -> Iterator[int]:
@@ -108,6 +129,20 @@ class LocalStore(Store):
                 msg = f"the file ended at byte {start + done}: it is shorter than it was"
                 raise ObjectChangedError(msg, uri=str(uri), operation="get")
             done += count
+
+    def _advise(self, descriptor: int, start: int, length: int, size: int) -> None:
+        """Tell the system what kind of read comes."""
+        advice = _advice(self._cache_mode, start, length, size)
+        if advice is not None:
+            _tell(descriptor, start, length, advice)
+
+    def _forget(self, descriptor: int, start: int, length: int) -> None:
+        """Take what was read out of the page cache, if that was asked for."""
+        if self._cache_mode == "dontneed" and length:
+            # Whole pages: one that is named in part only would stay.
+            first = start - start % mmap.PAGESIZE
+            stop = -(-(start + length) // mmap.PAGESIZE) * mmap.PAGESIZE
+            _tell(descriptor, first, stop - first, _DONTNEED)
 
     def head(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.base.Store.head`."""
@@ -226,6 +261,24 @@ class LocalStore(Store):
             token.check()
             with contextlib.suppress(OSError):  # not empty: something new has come, it stays
                 os.rmdir(folder)
+
+
+def _advice(mode: str, start: int, length: int, size: int) -> int | None:
+    """Return what to tell the system before a read of a file of ``size`` bytes; ``None`` for nothing."""
+    if mode == "auto":
+        whole = start == 0 and length >= size
+        mode = "sequential" if length >= _LARGE_BYTES else "normal" if whole else "random"
+    elif mode == "dontneed":
+        # What is read ahead, behind the range, would not be forgotten with it.
+        mode = "normal" if start + length >= size else "random"
+    return _ADVICE.get(mode)
+
+
+def _tell(descriptor: int, start: int, length: int, advice: int) -> None:
+    advise = getattr(os, "posix_fadvise", None)
+    if advise is not None:
+        with contextlib.suppress(OSError):  # a file system that takes no advice reads as well without
+            advise(descriptor, start, length, advice)
 
 
 def _unless_missing(error: OSError) -> None:

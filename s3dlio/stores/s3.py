@@ -139,7 +139,8 @@ class S3Store(RestStore):
             return f"host: {target.host}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in extra.items())
         return signed_headers(pair, site.region, target, extra, time.time())
 
-    def _quick(self, uri: Uri) -> tuple[Client, Quick]:
+    def quick(self, uri: Uri) -> tuple[Client, Quick]:
+        """See :meth:`s3dlio.stores.rest.RestStore.quick`: signed by halves of the HMAC that are ready."""
         site = self._site(uri.container)
         signed: list[RangeSigner | None] = [None]
 

@@ -1,4 +1,4 @@
-"""The connections to one origin: made, kept while idle, handed out, dropped.
+"""The connections to one origin: made, kept while idle, handed out, dropped; and how busy it is.
 
 Floor 2. Knows DNS, TLS and proxies; must not know what is asked over a connection. Connections belong
 to the process that made them: a forked child starts with none.
@@ -18,22 +18,21 @@ from typing import Any
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import OptionError
+from s3dlio.pace import Pace
 from s3dlio.perprocess import PerProcess
 from s3dlio.wire.channel import Origin, Timeouts
 from s3dlio.wire.connection import Connection
 
 #: How a connection that the server has closed fails; a send over TLS has ways of its own.
 _CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-#: Answers whose time to the first byte is remembered: their minimum is what the network costs.
-_LATENCY_WINDOW = 32
 
 
 class _Idle:
-    """What one process has: idle connections, the last used on top, and recent latencies."""
+    """What one process has: idle connections, the last used on top, and what it knows of the origin's pace."""
 
     def __init__(self) -> None:
         self.connections: deque[Connection] = deque()
-        self.latencies_s: deque[float] = deque(maxlen=_LATENCY_WINDOW)
+        self.pace = Pace()
 
     def close(self) -> None:
         while self.connections:
@@ -116,17 +115,27 @@ class Client:
 
     def note_latency(self, seconds: float) -> None:
         """Remember a time from request to first byte."""
-        self._idle.get().latencies_s.append(seconds)
+        self._idle.get().pace.note_latency(seconds)
+
+    def note_busy(self) -> None:
+        """Note that the server has said it is busy: all readers of this origin and process hear of it."""
+        self._idle.get().pace.note_busy(time.monotonic())
 
     def drop(self, connection: Connection, token: CancellationToken) -> None:
         """Close a connection that is in an unknown state."""
         token.release(connection)
+        if connection.is_busy_signal:  # lanes and sweeps do not look why an answer is not the usual one
+            self.note_busy()
         connection.close()
+
+    @property
+    def pace(self) -> Pace:
+        """What this process knows of how many requests the origin should have in flight."""
+        return self._idle.get().pace
 
     def latency_s(self) -> float | None:
         """Return the shortest recent time from request to first byte, in seconds, or ``None``."""
-        recent = self._idle.get().latencies_s.copy()
-        return min(recent) if recent else None
+        return self._idle.get().pace.latency_s()
 
     def close(self) -> None:
         """Close this process's idle connections."""

@@ -20,6 +20,8 @@ _CHUNK_LENGTH = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
 #: Digits of a size that fits into 64 bits.
 _MOST_DIGITS = 19
 _PART_STATUS = (b"HTTP/1.1 206", b"HTTP/1.1 200")
+#: Status codes that mean "fewer requests, please".
+BUSY_STATUS = (b"503", b"429")
 #: Size of an object, and the two header lines that bring a whole object of that size.
 _NOTHING_USUAL = (-1, b"\0", b"\0")
 _WAITALL = getattr(socket, "MSG_WAITALL", 0)
@@ -152,13 +154,17 @@ class Connection(Channel):
     # -- the usual case, with as little as possible in its way (see lane.py) ------------------------
 
     def exchange_part(self, request: bytes, start: int, limit: int) -> tuple[int, int] | None:
-        """Send a ranged GET; if a plain 206 answers it, return the object's size and the part's length.
+        """Send a ranged GET and receive the head of its answer: :meth:`ask` and :meth:`answer_part`."""
+        self._socket.sendall(request)
+        return self.answer_part(start, limit)
+
+    def answer_part(self, start: int, limit: int) -> tuple[int, int] | None:
+        """Receive the head of an answer; if it is a plain 206, return the object's size and the part's length.
 
         Returns:
             ``None`` for any other answer; the connection is then in an unknown state. Else exactly
             the part's length is to be read by :meth:`fill`.
         """
-        self._socket.sendall(request)
         self._begin = self._end = self._recv(self._view, 0)
         # A head that does not come in one piece is unusual as well. (200: see Landing.accept.)
         head_end = self._scratch.find(b"\r\n\r\n", 0, self._end)
@@ -201,7 +207,7 @@ class Connection(Channel):
         return True
 
     def ask(self, request: bytes) -> None:
-        """Send a GET whose answer :meth:`answer_whole` will receive."""
+        """Send a GET whose answer :meth:`answer_whole` or :meth:`answer_part` will receive."""
         self._socket.sendall(request)
 
     def answer_whole(self, limit: int) -> int:
@@ -223,6 +229,11 @@ class Connection(Channel):
         self.closing = b"\nconnection: close" in folded
         plain = span in folded and length in folded and b"transfer-encoding" not in folded
         return size if plain and size <= limit and folded.count(b"\ncontent-length:") == 1 else -1
+
+    @property
+    def is_busy_signal(self) -> bool:
+        """Whether what was received last begins an answer by which a server says that it is too busy."""
+        return self._end >= 12 and self._scratch[9:12] in BUSY_STATUS
 
     def raw_head(self) -> bytes:
         """Return the head that :meth:`exchange_part` has read."""

@@ -157,7 +157,10 @@ class Transport:
             raise
         self.client.done(connection, token)
         if not fine:
-            raise _Refused(connection.head, call.explain(connection.head, body))
+            fault = call.explain(connection.head, body)
+            if connection.head.status in _SLOWER_STATUS or fault.code in _SLOWER_CODES:
+                self.client.note_busy()
+            raise _Refused(connection.head, fault)
         return Answer(connection.head, body)
 
     def land(self, landing: Landing, token: CancellationToken) -> Version:
@@ -394,6 +397,9 @@ class Unsized(Exception):  # noqa: N818 - a signal to the store, which then asks
 
 #: Codes that mean "busy" behind a status that does not say so (S3 answers 400 RequestTimeout).
 _BUSY_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "ServerBusy", "InternalError"})
+#: What means not only "later" but "fewer": the status, or the code behind another one.
+_SLOWER_STATUS = frozenset({429, 503})
+_SLOWER_CODES = frozenset({"SlowDown", "Throttling", "ServerBusy"})
 #: Codes that mean "your credentials" behind a status that does not say so (S3 answers 400 ExpiredToken).
 _DENIAL_CODES = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}

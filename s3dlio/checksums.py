@@ -1,0 +1,94 @@
+"""CRC-32C, as TFRecord files and object stores use it.
+
+Floor 0. Knows how bytes are summed and how a sum is masked; must not know files. The work is done by
+``awscrt`` (Amazon's, with the processor's own instructions), which reads any memory as it lies. It is
+imported with the first sum: it takes 60 ms.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+#: Added to a rotated sum. TFRecord masks its sums since the sum of data that holds its own sum is no good one:
+#: tensorflow/core/lib/hash/crc32c.h.
+_MASK_DELTA = 0xA282EAD8
+_WORD = 0xFFFFFFFF
+_U4 = np.dtype("<u4")
+
+Words = np.ndarray[Any, np.dtype[np.uint32]]
+
+
+@cache
+def crc32c_function() -> Callable[[Buffer], int]:
+    """Return the function that sums contiguous bytes, for loops that call it often.
+
+    Returns:
+        A function from any contiguous bytes-like object, which it does not copy, to a number of 32 bits.
+        Thread-safe. (On loopback machines: 24-40 GB/s in cache, 0.15 us for a few bytes.)
+    """
+    function: Callable[[Buffer], int] = importlib.import_module("awscrt.checksums").crc32c
+    return function
+
+
+def crc32c(data: Buffer) -> int:
+    """Return the CRC-32C (Castagnoli) of contiguous bytes.
+
+    Example:
+        >>> hex(crc32c(b"123456789"))
+        '0xe3069283'
+    """
+    return crc32c_function()(data)
+
+
+def mask(crc: int) -> int:
+    """Return a sum as TFRecord files store it: rotated by 15 bits to the right, plus a constant."""
+    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & _WORD
+
+
+def unmask_many(masked: Words) -> Words:
+    """Return the sums that :func:`mask` made these of, one by one, in new memory."""
+    rotated = masked - np.uint32(_MASK_DELTA)
+    return rotated << np.uint32(15) | rotated >> np.uint32(17)
+
+
+def crc32c_of_rows(rows: np.ndarray[Any, np.dtype[np.uint8]]) -> Words:
+    """Return the CRC-32C of each row of eight bytes.
+
+    Many short sums cost more in calls than in work, so this takes all at once: a CRC is linear, hence the
+    sum of a row is the exclusive or of what each of its bytes adds.
+
+    Args:
+        rows: uint8 of shape ``(n, 8)``.
+
+    Returns:
+        uint32 of shape ``(n,)``.
+    """
+    tables, of_zeros = _row_tables()
+    sums = np.full(len(rows), of_zeros, np.uint32)
+    for place in range(8):
+        column = rows[:, place]
+        if column.any():  # the upper bytes of lengths seldom are anything but zero, which adds nothing
+            sums ^= tables[place][column]
+    return sums
+
+
+@cache
+def _row_tables() -> tuple[Words, int]:
+    """Return what each value adds in each of eight places, and the sum of eight zeros."""
+    function = crc32c_function()
+    of_zeros = function(bytes(8))
+    tables = np.empty((8, 256), np.uint32)
+    for place in range(8):
+        for value in range(256):
+            row = bytearray(8)
+            row[place] = value
+            tables[place, value] = function(row) ^ of_zeros
+    return tables, of_zeros

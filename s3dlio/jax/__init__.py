@@ -1,0 +1,19 @@
+"""The JAX room: an iterable of batches that are ``jax.Array``.
+
+Floor 6. ``import jax`` in here means the framework: imports are absolute.
+"""
+
+from __future__ import annotations
+
+try:
+    import jax as _jax
+except ModuleNotFoundError as error:
+    if error.name != "jax":
+        raise  # JAX is there, and broken: say how
+    raise ModuleNotFoundError("this part of s3dlio needs JAX: pip install 's3dlio[jax]'", name="jax") from error
+
+from s3dlio.jax.dataset import S3JaxIterable
+
+__all__ = ["S3JaxIterable"]
+
+del _jax

@@ -1,0 +1,277 @@
+"""One object of one version, read by ranges.
+
+Floor 4. Decides which bytes a read still has to fetch and how they are cut into requests; must not know
+formats, schemes or who asks. What reads a file's directory first and its contents later stands on this.
+
+The first request tells the size and the entity tag and brings the beginning, which is kept: no HEAD, and
+a small object costs one request in all. Every later request insists on the same version.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TypeVar
+
+from s3dlio.buffers import KIB, MIB, POOL, POOLED_FROM_BYTES, Lease, bytes_of
+from s3dlio.cancel import CancellationToken
+from s3dlio.crew import CREW, map_all
+from s3dlio.errors import ForkError, OptionError, RangeError
+from s3dlio.ranges import Span, split
+from s3dlio.stores.base import Store, Version
+from s3dlio.uri import Uri
+
+__all__ = ["Kept", "RemoteObject", "errand"]
+
+T = TypeVar("T")
+
+#: Beginning of an object that comes with its size. At 1 GB/s it costs a quarter of a millisecond, less
+#: than a round trip in a data centre; directories and headers of most files fit in.
+DEFAULT_FIRST_BYTES = 256 * KIB
+#: Where vector instructions, and frameworks that borrow memory instead of copying it, want data to begin.
+ALIGNMENT = 64
+
+
+class RemoteObject:
+    """One version of one object, from which any range can be read at any time.
+
+    The object is asked for once when this is made; nothing is open in between, so there is nothing to
+    close. Thread-safe; works in forked children. It cannot be pickled: make another one from the URI.
+
+    Args:
+        store: Where the object is.
+        uri: The object.
+        token: Stops every read of this object.
+        first_bytes: Bytes from the beginning that the first request brings, at least 1. They are kept
+            in memory as long as this lives, and later reads of them ask nobody.
+
+    Attributes:
+        uri: The object.
+        version: Its size in bytes and its entity tag, as the first answer told them.
+
+    Raises:
+        NotFoundError: There is no such object.
+        StoreError: It cannot be read.
+
+    Example:
+        >>> import s3dlio
+        >>> s3dlio.put("memory://demo/remote", b"spam")
+        >>> where = s3dlio.uri.parse("memory://demo/remote")
+        >>> bytes(RemoteObject(s3dlio.stores.open_store(where), where).read(1, 3))
+        b'pa'
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        uri: Uri,
+        *,
+        token: CancellationToken | None = None,
+        first_bytes: int = DEFAULT_FIRST_BYTES,
+    ) -> None:
+        if first_bytes < 1:
+            msg = f"first_bytes must be at least 1, not {first_bytes}"
+            raise OptionError(msg, uri=str(uri))
+        self.uri = uri
+        self._store = store
+        self._token = token
+        head: list[Lease] = []
+
+        def place(size: int) -> memoryview:
+            head.append(POOL.take(min(first_bytes, size)))
+            return bytes_of(head[0])
+
+        self.version: Version = store.read_first(uri, 0, first_bytes, place, self._parent())
+        self._head = bytes_of(head[0]).toreadonly()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole object."""
+        return self.version.size
+
+    @property
+    def token(self) -> CancellationToken:
+        """What stops its reads."""
+        return self._parent()
+
+    def under(self, token: CancellationToken) -> RemoteObject:
+        """Return the same object, whose reads ``token`` stops; its beginning is shared."""
+        other = copy.copy(self)
+        other._token = token  # noqa: SLF001 - another of its own kind
+        return other
+
+    def read(self, start: int, stop: int, *, align_at: int | None = None) -> memoryview:
+        """Read exactly the bytes ``start <= position < stop``.
+
+        Long ranges are read in parallel parts (``chunk_size`` and ``max_concurrent_ranges`` of the
+        store's options).
+
+        Args:
+            start: First byte.
+            stop: Behind the last byte.
+            align_at: A byte of the object that shall lie at a multiple of 64 bytes in memory, so that
+                numbers which begin there are aligned. ``None``: ``start``.
+
+        Returns:
+            ``stop - start`` bytes, writable, in memory that nothing else uses.
+
+        Raises:
+            RangeError: The range does not lie within the object.
+            ObjectChangedError: The object is not the one that the first request met.
+            StoreError: It cannot be read.
+        """
+        span = self._within(start, stop)
+        return self._read(span, start if align_at is None else align_at, self._parent())
+
+    def chunks(
+        self, start: int = 0, stop: int | None = None, *, chunk_bytes: int = 8 * MIB, ahead: int = 4
+    ) -> Iterator[memoryview]:
+        """Read a range piece by piece, in order, ahead of the consumer.
+
+        Args:
+            start: First byte.
+            stop: Behind the last byte; ``None`` is the end of the object.
+            chunk_bytes: Bytes per piece, at least 1; the last one may be shorter.
+            ahead: Pieces that are being read or wait to be taken, at least 1: memory stays below
+                ``(ahead + 1) * chunk_bytes`` beside what the consumer keeps.
+
+        Yields:
+            The bytes, writable, each piece in memory of its own. Dropping the iterator stops the
+            reads. It belongs to one thread of the process that made it.
+
+        Raises:
+            RangeError: The range does not lie within the object.
+            OptionError: A number is less than 1.
+            ObjectChangedError: The object was replaced; what came before is of the right version.
+            StoreError: A piece cannot be read: raised in its place, behind those before it.
+            ForkError: The iterator was begun in another process.
+        """
+        if chunk_bytes < 1 or ahead < 1:
+            msg = f"chunk_bytes and ahead must be at least 1, not {chunk_bytes} and {ahead}"
+            raise OptionError(msg, uri=str(self.uri), operation="get_range")
+        span = self._within(start, self.size if stop is None else stop)
+        return self._ahead(split(span.start, span.stop, chunk_bytes), ahead)
+
+    def _ahead(self, spans: Iterator[Span], ahead: int) -> Iterator[memoryview]:
+        home = os.getpid()
+        token = CancellationToken(self._parent(), CREW.get().token)
+        waiting: deque[Future[memoryview]] = deque()
+        try:
+            while True:
+                waiting.extend(self._send(span, token) for span in itertools.islice(spans, ahead - len(waiting)))
+                if not waiting:
+                    return
+                if os.getpid() != home:
+                    msg = "this iterator was begun in another process; begin a new one after the fork"
+                    raise ForkError(msg, uri=str(self.uri), operation="get_range")
+                piece = waiting.popleft().result()
+                waiting.extend(self._send(span, token) for span in itertools.islice(spans, 1))
+                yield piece
+                del piece  # the consumer alone keeps the bytes alive from here on
+        finally:
+            token.cancel()
+            token.detach()
+
+    def _send(self, span: Span, token: CancellationToken) -> Future[memoryview]:
+        return errand(lambda: self._read(span, span.start, token))
+
+    def _within(self, start: int, stop: int) -> Span:
+        if not 0 <= start <= stop <= self.size:
+            msg = f"bytes {start} to {stop} do not lie within the object ({self.size} bytes)"
+            raise RangeError(msg, uri=str(self.uri), operation="get_range")
+        return Span(start, stop)
+
+    def _read(self, span: Span, align_at: int, token: CancellationToken) -> memoryview:
+        token.check()
+        memory = _aligned(span.length, align_at - span.start)
+        kept = self._head[span.start : span.stop]
+        memory[: len(kept)] = kept
+        missing = span.length - len(kept)
+        if missing:
+            self._fill(span.start + len(kept), memory[len(kept) :], token)
+        return memory
+
+    def _fill(self, start: int, target: memoryview, token: CancellationToken) -> None:
+        store = self._store
+        if len(target) <= store.first_bytes:
+            store.read_into(self.uri, start, target, self.version, token)
+            return
+
+        def fetch(part: Span, token: CancellationToken) -> None:
+            store.read_into(self.uri, start + part.start, target[part.start : part.stop], self.version, token)
+
+        # As many parts as it takes, of one size: a last one that is short leaves its connection idle.
+        count = -(-len(target) // store.options.chunk_size)
+        parts = split(0, len(target), -(-len(target) // count))
+        map_all(fetch, parts, store.options.max_concurrent_ranges, token)
+
+    def _parent(self) -> CancellationToken:
+        return self._token or CREW.get().token
+
+
+class Kept:
+    """A range of an object that is read now and kept: reads within it are copies and ask nobody.
+
+    Thread-safe.
+
+    Args:
+        source: The object.
+        start: First byte.
+        stop: Behind the last byte.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+
+    def __init__(self, source: RemoteObject, start: int, stop: int) -> None:
+        self._source = source
+        self._start = start
+        self._stop = stop
+        self._memory = source.read(start, stop)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole object."""
+        return self._source.size
+
+    def has(self, start: int, stop: int) -> bool:
+        """Tell whether a range lies within what is kept."""
+        return self._start <= start and stop <= self._stop
+
+    def read(self, start: int, stop: int, *, align_at: int | None = None) -> memoryview:
+        """See :meth:`RemoteObject.read`."""
+        if not self.has(start, stop):
+            return self._source.read(start, stop, align_at=align_at)
+        memory = _aligned(stop - start, (start if align_at is None else align_at) - start)
+        memory[:] = self._memory[start - self._start : stop - self._start]
+        return memory
+
+
+def errand(work: Callable[[], T]) -> Future[T]:
+    """Do ``work`` in a thread of the crew; its result, or what it raises, is in the future."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - a thread's boundary: result() raises it again
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    CREW.get().start(run)
+    return future
+
+
+def _aligned(length: int, at: int) -> memoryview:
+    """Return ``length`` writable bytes of which the one at ``at`` lies at a multiple of the alignment."""
+    shift = -at % ALIGNMENT
+    if length + shift >= POOLED_FROM_BYTES:  # the pool's blocks are whole pages
+        return bytes_of(POOL.take(length + shift))[shift:]
+    lease = POOL.take(length + ALIGNMENT)
+    shift = -(lease.__array_interface__["data"][0] + at) % ALIGNMENT
+    return bytes_of(lease)[shift : shift + length]
