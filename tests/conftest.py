@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from s3dlio.testing import S3Server
 from tests.servers.azurite import AzuriteServer
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 for name in ("contract", "contract_base", "contract_reads", "contract_writes", "contract_lists"):
     pytest.register_assert_rewrite(f"tests.{name}")
+
+# Time is never what a test is about, and machines can be busy.
+settings.register_profile("s3dlio", deadline=None)
+settings.load_profile("s3dlio")
 
 _CLOUD_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "S3DLIO_")
 _CLOUD_NAMES = ("STORAGE_EMULATOR_HOST",)

@@ -670,7 +670,7 @@ def test_a_loop_that_failed_lets_the_memory_go(stored: FaultOrigin) -> None:
     gc.collect()
     gc.disable()
     try:
-        before = {id(it) for it in gc.get_objects() if isinstance(it, Lease)}
+        before = {id(it) for it in gc.get_objects() if type(it) is Lease}
         loop = iter(loader)
         seen = next(loop)
         with pytest.raises(NotFoundError) as caught:
@@ -678,7 +678,7 @@ def test_a_loop_that_failed_lets_the_memory_go(stored: FaultOrigin) -> None:
         del caught, loop
         eventually(all_idle)
         assert samples([seen]) == BODIES[:5]
-        held = {id(it) for it in gc.get_objects() if isinstance(it, Lease)} - before
+        held = {id(it) for it in gc.get_objects() if type(it) is Lease} - before
         assert len(held) == 1  # the batch that was seen
     finally:
         gc.enable()

@@ -225,3 +225,41 @@ def test_ranks_share_the_samples_and_pad_like_torch(prefix: str) -> None:
         assert [rank.returncode for rank in ranks] == [0, 0]
         assert len(parts[0]) == len(parts[1]) == (COUNT + 1) // 2
         assert set(parts[0]) | set(parts[1]) == set(range(COUNT))
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
+@pytest.mark.parametrize("packed", [False, True])
+def test_batches_can_be_pinned(prefix: str, packed: bool) -> None:
+    dataset = S3IterableDataset(prefix, batch_size=8, packed=packed)
+    loader = DataLoader(dataset, batch_size=None if packed else 8, num_workers=2, pin_memory=True)
+    assert numbers(loader) == list(range(COUNT))
+
+
+class Refusal:
+    """A transform that refuses one sample."""
+
+    def __call__(self, sample: torch.Tensor) -> torch.Tensor:
+        if number(sample) == 50:
+            message = "not this one"
+            raise ArithmeticError(message)
+        return sample
+
+
+@pytest.mark.parametrize("kind", [S3MapDataset, S3IterableDataset])
+def test_a_transforms_error_in_a_worker_reaches_the_loop_with_its_sample(prefix: str, kind: Any) -> None:
+    batches = iter(DataLoader(kind(prefix, transform=Refusal()), batch_size=8, num_workers=2))
+    with pytest.raises(ArithmeticError) as caught:
+        numbers(batches)
+    assert "not this one" in str(caught.value)
+    assert f"sample 50, {prefix}0050.bin" in str(caught.value)
+    _let_workers_go(batches)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", [S3MapDataset, S3IterableDataset])
+def test_samples_skipped_in_workers_are_counted_in_the_trainer(prefix: str, kind: Any, workers: int) -> None:
+    dataset = kind(prefix, transform=Refusal(), on_error="skip")
+    s3dlio.delete(f"{prefix}0099.bin")
+    seen = numbers(DataLoader(dataset, batch_size=8, num_workers=workers))
+    assert sorted(seen) == [n for n in range(COUNT) if n not in (50, 99)]
+    assert dataset.skipped == 2

@@ -33,8 +33,10 @@ class _Idle:
     def __init__(self) -> None:
         self.connections: deque[Connection] = deque()
         self.pace = Pace()
+        self.closed = False
 
     def close(self) -> None:
+        self.closed = True
         while self.connections:
             self.connections.pop().close()
 
@@ -103,9 +105,9 @@ class Client:
     def keep(self, connection: Connection, token: CancellationToken) -> None:
         """Take back a connection that is clean, for the next exchange."""
         token.release(connection)
-        idle = self._idle.get().connections
-        if len(idle) < self._max_idle and not token.is_cancelled:
-            idle.append(connection)
+        idle = self._idle.get()
+        if len(idle.connections) < self._max_idle and not token.is_cancelled and not idle.closed:
+            idle.connections.append(connection)
         else:
             connection.close()
 
@@ -124,9 +126,10 @@ class Client:
     def drop(self, connection: Connection, token: CancellationToken) -> None:
         """Close a connection that is in an unknown state."""
         token.release(connection)
-        if connection.is_busy_signal:  # lanes and sweeps do not look why an answer is not the usual one
-            self.note_busy()
+        busy = connection.is_busy_signal  # lanes and sweeps do not look why an answer is not the usual one
         connection.close()
+        if busy:
+            self.note_busy()
 
     @property
     def pace(self) -> Pace:
@@ -150,10 +153,11 @@ class Client:
             OSError: There is none and none can be made.
             CancelledError: ``token`` was cancelled.
         """
-        idle = self._idle.get().connections
+        idle = self._idle.get()
+        idle.closed = False  # a client that was closed may be used again
         while True:
             try:
-                connection = idle.pop()
+                connection = idle.connections.pop()
             except IndexError:
                 return self._connect(token), False
             if connection.is_stale():
