@@ -4,7 +4,7 @@ Floor 5. Knows stores and how a file comes from them piece by piece; must not kn
 (:mod:`s3dlio.formats.tfrecord`), nor what is in them (:mod:`s3dlio.formats.example`).
 
 Local files are read, not mapped. Measured on 100 KiB records in the page cache, sums verified: reading
-into recycled memory, one piece ahead, 12-15 GB/s; mapped, 9 GB/s (page faults cost more than the copy), and a
+into recycled memory, one piece ahead, 11-16 GB/s; mapped, 9 GB/s (page faults cost more than the copy), and a
 mapped file that somebody cuts short ends the process.
 """
 
@@ -237,7 +237,7 @@ def iter_tfrecords(
     """Iterate over the data of all records of a TFRecord file, reading ahead.
 
     Memory: the file comes in pieces of 8 MiB, local ones of 4 MiB (compressed ones are unpacked into pieces
-    of 1 MiB), at most five at a time. A record is a view of its piece, not a copy, and keeps all of the piece alive: keep
+    of 1 MiB), at most six at a time. A record is a view of its piece, not a copy, and keeps all of the piece alive: keep
     ``bytes(record)`` of what is to stay. Records of one piece share it, so do not write to them; nobody else does.
 
     Args:

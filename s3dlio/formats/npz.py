@@ -13,6 +13,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -159,7 +160,9 @@ def _read_header(head: memoryview, begin: int, name: str) -> _Header:
     _, encoding = _VERSIONS[head[len(_MAGIC)], head[len(_MAGIC) + 1]]
     try:
         text = str(head[begin:], encoding)
-        shape, fortran, dtype = _parse_header(text)
+        # The samples of a dataset have the same few headers; a forged long one is not kept.
+        parse = _parse_known if len(text) <= _SHORT_HEADER else _parse_header
+        shape, fortran, dtype = parse(text)
     except (ValueError, TypeError, SyntaxError, LookupError, OverflowError, RecursionError) as error:
         msg = f"{name} is not an NPY file: {error}"
         raise NpzError(msg) from error
@@ -190,6 +193,11 @@ def _parse_header(text: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
             raise ValueError(f"its elements are {element!r}")
     dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(fields["descr"])
     return shape, fortran, dtype
+
+
+#: Most headers that are remembered, and the longest of them: a quarter of a megabyte in all.
+_SHORT_HEADER = 256
+_parse_known = lru_cache(maxsize=512)(_parse_header)
 
 
 def _elements(descr: Any) -> Iterator[object]:
