@@ -106,14 +106,11 @@ class Layout:
         """Return a value as an array of the machine's byte order; text as ``object``, each item ``bytes``."""
         if isinstance(value, BytesView):
             return _to_text(value.to_bytes()) if self.text else np.asarray(value.view(np.ndarray))
-        if tf.is_tensor(value):
-            value = value.numpy()
-        if isinstance(value, bytes | str | list):
-            return _to_text(value) if _is_text(value) else np.asarray(value)
-        array = np.asarray(value)
-        if array.dtype.kind in "SUO":
-            return _to_text(array)
-        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+        if not isinstance(value, np.ndarray):
+            value = _from_others(value)
+        if value.dtype.kind in "SUO":
+            return _to_text(value)
+        return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 
     def _is_allowed(self, shape: tuple[int, ...], first: tuple[int, ...]) -> bool:
         if self._ragged == "raise":
@@ -186,8 +183,11 @@ def _tf_dtype(dtype: np.dtype[Any]) -> Any:
     return tf.string if dtype == _TEXT else tf.as_dtype(dtype)
 
 
-def _is_text(value: bytes | str | list[Any]) -> bool:
-    return isinstance(value, bytes | str) or any(isinstance(item, bytes | str) for item in value)
+def _from_others(value: Any) -> _Array:
+    """Return what a transform or a decoder may come with as an array: numbers, text, lists, tensors."""
+    if isinstance(value, bytes | str) or (isinstance(value, list) and any(isinstance(v, bytes | str) for v in value)):
+        return np.asarray(value, _TEXT)
+    return np.asarray(value.numpy() if tf.is_tensor(value) else value)
 
 
 def _to_text(value: Any) -> _Array:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import tensorflow as tf
 
+from s3dlio.cancel import CancellationToken
 from s3dlio.dataset import Ahead, ObjectDataset, Where
 from s3dlio.errors import FormatError, OptionError, S3dlioError, suggest
 from s3dlio.fetch import DEFAULT_BUDGET_BYTES
@@ -25,6 +26,7 @@ from s3dlio.shards import Shard
 from s3dlio.tf import world
 from s3dlio.tf.convert import Layout
 from s3dlio.tf.place import Place
+from s3dlio.tf.tap import Tap
 
 #: Samples in a batch unless told otherwise, as in the other rooms.
 _BATCH_SIZE = 32
@@ -299,7 +301,7 @@ class S3TFDataset:
         """Return the ``tf.data.Dataset``; see :func:`make_tf_dataset` for what it yields."""
         layout = self._layout
         draw = self._draw_single if layout.single else self._draw
-        drawn = tf.data.Dataset.from_generator(draw, output_signature=layout.spec)
+        drawn = tf.data.Dataset.from_generator(lambda: Tap(draw), output_signature=layout.spec)
         if not layout.single and self._loop.batch_size is None:
             drawn = drawn.unbatch()
         # Nothing, repeated for ever, makes the number of elements known that take() allows. (To assert it
@@ -318,10 +320,10 @@ class S3TFDataset:
         """Iterate over ``dataset()``."""
         return iter(self.dataset())
 
-    def _draw(self) -> Iterator[Any]:
+    def _draw(self, token: CancellationToken) -> Iterator[Any]:
         """Yield the batches of one iteration. Runs in TensorFlow's threads; closed when its iterator dies."""
         done = self._place.begin()
-        for steps, batch in self._loader.read(done.run):
+        for steps, batch in self._loader.read(done.run, token):
             made = [] if batch is None else [self._layout.tensors(batch)]
             self._place.note(done, steps, lost=batch is None)
             del batch
@@ -329,9 +331,9 @@ class S3TFDataset:
                 yield made.pop()  # TensorFlow alone keeps it alive
         self._place.end(done)
 
-    def _draw_single(self) -> Iterator[Any]:
+    def _draw_single(self, token: CancellationToken) -> Iterator[Any]:
         done = self._place.begin()
-        for sample in self.samples.stream(done.run.walk, self._loader.plan.ahead):
+        for sample in self.samples.stream(done.run.walk, self._loader.plan.ahead, token=token):
             made = [self._layout.tensors(finished) for finished in self.samples.finish_all([sample])]
             self._place.note(done, 1, lost=not made)
             yield from made

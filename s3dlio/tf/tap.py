@@ -1,0 +1,88 @@
+"""Iterators that TensorFlow draws from in threads of its own, and how they end with the interpreter.
+
+Floor 6. Knows threads and the end of the process; must not know what is drawn. A thread of TensorFlow's that
+waits for the interpreter while that ends is never heard of again, and TensorFlow waits for it for ever: so at
+exit every tap is shut, and those drawing are waited for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from s3dlio.cancel import CancellationToken
+from s3dlio.crew import CREW
+from s3dlio.errors import CancelledError
+
+#: At exit, reads are broken off and end at once; a transform that does not is not waited for longer.
+_EXIT_WAIT_S = 2.0
+#: For a thread that was about to draw: it finds the end, and is gone.
+_GRACE_S = 0.01
+
+
+class Tap(Iterator[Any]):
+    """Draws from a source that a token stops.
+
+    Args:
+        open_source: Begins the source; is given the token.
+    """
+
+    def __init__(self, open_source: Callable[[CancellationToken], Iterator[Any]]) -> None:
+        self._token = CancellationToken(CREW.get().token)
+        self._pid = os.getpid()
+        self._source = open_source(self._token)
+        self._drawing = threading.Lock()
+        self._is_shut = False
+        _OPEN.add(self)
+
+    def __next__(self) -> Any:
+        """Return the next element."""
+        with self._drawing:
+            if self._is_shut:
+                raise StopIteration
+            try:
+                return next(self._source)
+            except CancelledError:
+                if self._is_shut:  # while this drew
+                    raise StopIteration from None
+                raise
+
+    def shut(self) -> None:
+        """Have it end, and the draw that is under way too."""
+        self._is_shut = True
+        self._token.cancel()
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether it was opened in this process: a forked child has none of the threads."""
+        return self._pid == os.getpid()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until nobody draws."""
+        if self._drawing.acquire(timeout=max(0.0, timeout_s)):
+            self._drawing.release()
+
+    def __del__(self) -> None:
+        """Let go of the parent token: TensorFlow has dropped its iterator."""
+        self._token.cancel()
+        self._token.detach()
+
+
+_OPEN: weakref.WeakSet[Tap] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    taps = [tap for tap in _OPEN if tap.is_mine]
+    for tap in taps:
+        tap.shut()
+    deadline = time.monotonic() + _EXIT_WAIT_S
+    for tap in taps:
+        tap.wait(deadline - time.monotonic())
+    if taps:
+        time.sleep(_GRACE_S)
