@@ -27,7 +27,8 @@ class Lane:
     """One contender doing one work in one way. Settings are tried first, and the quickest one is used.
 
     A setting's "env" is set for the contender's process; the rest is handed to its function.
-    Lanes of the same kin are held against each other; without one, against the first lane of ours.
+    Lanes of the same kin are held against each other; without one, against the first lane of ours. An endpoint
+    of its own stands in for the work's.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Lane:
     most_rounds: int = 99
     note: str = ""
     kin: str = ""
+    endpoint: str = ""
 
 
 @dataclass(frozen=True)

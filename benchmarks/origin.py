@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,13 +84,17 @@ class Origin:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, small_count: int = 2000, big_size: int = 1 << 30) -> Iterator[Origin]:
-        """Write the objects, start nginx, and take both away at the end, however it comes."""
+    def started(
+        cls, small_count: int = 2000, big_size: int = 1 << 30, more: Callable[[Path], None] | None = None
+    ) -> Iterator[Origin]:
+        """Write the objects (and `more` below the bucket), start nginx, and take all away at the end, however it comes."""
         _require_nginx()
         root = _make_root(small_count * objects.SMALL_SIZE + big_size)
         try:
             bucket = root / "data" / objects.BUCKET
             manifest = objects.write_objects(bucket, small_count, big_size)
+            if more is not None:
+                more(bucket)
             objects.write_index(root / "index.tsv", bucket)
             objects.save_manifest(root / "manifest.json", manifest)
             bundle = make_certificates(root)

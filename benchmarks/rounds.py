@@ -131,7 +131,7 @@ class Runner:
         entry.passes.append(answer | {"others_busy_cores": busy})
 
     def _start(self, work: Work, lane: Lane, setting: Setting) -> LaneProcess:
-        endpoint = self._origin.endpoints[work.endpoint]
+        endpoint = self._origin.endpoints[lane.endpoint or work.endpoint]
         env = environment(lane.contender, endpoint, self._origin.ca_bundle, setting.get("env", {}))
         return LaneProcess(lane.contender, env)
 
@@ -146,7 +146,7 @@ class Runner:
     def _command(self, work: Work, entry: Entry, setting: Setting, *, check: bool = False) -> dict[str, Any]:
         return {
             "work": entry.lane.call,
-            "endpoint": self._origin.endpoints[work.endpoint],
+            "endpoint": self._origin.endpoints[entry.lane.endpoint or work.endpoint],
             "manifest": str(self._origin.manifest_path),
             "params": work.params | entry.lane.params,
             "setting": setting,

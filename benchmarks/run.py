@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import chart, figures, machine, report, venvs
 from benchmarks.declare import Lane, Work
+from benchmarks.extras import write_extras
 from benchmarks.origin import Origin, OriginError
 from benchmarks.quiet import Quiet
 from benchmarks.rounds import Runner
@@ -73,7 +74,7 @@ def _measure(chosen: argparse.Namespace) -> dict[str, Any]:
         venvs.ensure(contender, say, fresh=chosen.fresh)
     result: dict[str, Any] = {"machine": machine.describe(), "quick": chosen.quick, "works": {}}
     start, quiet = time.monotonic(), Quiet()
-    with Origin.started() as origin:
+    with Origin.started(more=lambda bucket: write_extras(bucket, say)) as origin:
         runner = Runner(origin, quiet, say)
         for work in works:
             lanes = [lane for lane in work.lanes if lane.contender in contenders]

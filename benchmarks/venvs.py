@@ -18,11 +18,14 @@ _TORCH = "torch==2.13.0"
 
 #: torch stands first: the connector then finds its requirement satisfied by exactly this build.
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "ours": (_TORCH, "numpy", "boto3", "fsspec", "obstore"),
+    "ours": (_TORCH, "numpy", "awscrt", "boto3", "fsspec", "jax"),
     "s3dlio-0.10.0": (_TORCH, "s3dlio==0.10.0"),
     "obstore": ("obstore",),
     "s3torchconnector": (_TORCH, "s3torchconnector", "numpy"),
-    "boto3": ("boto3",),
+    "boto3": ("boto3", "numpy"),
+    "s3fs": ("s3fs", "numpy"),
+    "tensorflow": ("tensorflow-cpu",),
+    "tfrecord": ("tfrecord",),
     "floor": (),
     "floor-c": (),
 }

@@ -20,7 +20,11 @@ from benchmarks.declare import (
     in_flight,
     with_env,
 )
+from benchmarks.jax_works import LOADER_JAX
 from benchmarks.loader_works import LOADER_FORK, LOADER_LATENCY
+from benchmarks.npz_works import NPZ_ALL, NPZ_ONE
+from benchmarks.record_loader_works import RECORD_LOADER_WORKS
+from benchmarks.tfrecord_works import TFRECORD_WORKS
 
 _MANY = in_flight((4, 8, 16, 32, 64))
 _WIDE = in_flight((64, 128, 256))
@@ -185,5 +189,10 @@ WORKS: dict[str, Work] = {
         _IMPORT,
         _SMALL_TLS,
         _BIG_TLS,
+        NPZ_ALL,
+        NPZ_ONE,
+        *TFRECORD_WORKS,
+        *RECORD_LOADER_WORKS,
+        LOADER_JAX,
     )
 }

@@ -15,6 +15,7 @@ from botocore.config import Config
 
 from benchmarks.crowd import share
 from benchmarks.imports import importing
+from benchmarks.npz_works import open_boto3, reading_all
 from benchmarks.objects import BIG_KEY, BUCKET
 from benchmarks.worker import Action, Haul, Job, held, held_whole, serve
 
@@ -61,7 +62,12 @@ def big(job: Job) -> Action:
     return action
 
 
-WORKS = {"small": small, "big": big, "import": importing("boto3")}
+WORKS = {
+    "small": small,
+    "big": big,
+    "import": importing("boto3"),
+    "npz_all": lambda job: reading_all(job, open_boto3),
+}
 
 if __name__ == "__main__":
     serve(WORKS, ("boto3", "botocore"))

@@ -8,8 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import s3dlio
+from benchmarks import jax_works
+from benchmarks.contenders import ours_record_loaders, ours_records
 from benchmarks.imports import importing
 from benchmarks.memory import touched
+from benchmarks.npz_works import open_ours, reading_all, reading_one
 from benchmarks.objects import BIG_KEY
 from benchmarks.worker import BUCKET_URI, Action, Haul, Job, held, held_whole, serve
 
@@ -66,6 +69,11 @@ WORKS = {
     "loader_iterable": loader_iterable,
     "loader_map": loader_map,
     "import": importing("s3dlio"),
+    "npz_all": lambda job: reading_all(job, open_ours),
+    "npz_one": lambda job: reading_one(job, open_ours),
+    **ours_records.WORKS,
+    **ours_record_loaders.WORKS,
+    **jax_works.WORKS,
 }
 
 if __name__ == "__main__":

@@ -110,7 +110,8 @@ class Layout:
             value = _from_others(value)
         if value.dtype.kind in "SUO":
             return _to_text(value)
-        return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
+        native: _Array = value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
+        return native
 
     def _is_allowed(self, shape: tuple[int, ...], first: tuple[int, ...]) -> bool:
         if self._ragged == "raise":
