@@ -204,7 +204,7 @@ def test_a_passing_fault_costs_a_try_and_no_more(
 def test_a_stall_costs_a_try_and_no_more(
     origin: FaultOrigin, open_with: Callable[..., None], way: str, fault: Fault
 ) -> None:
-    open_with(read_timeout_s=0.05)
+    open_with(read_timeout_s=0.25)
     origin.plan(PATH, *[fault] * (1 + SPARE[way]))
     assert WAYS[way](URI) == BODY
     assert len(requests_for(origin)) == 2 + SPARE[way]
