@@ -24,10 +24,11 @@ _BY_EIGHT = ", 8 workers"
 _FEW_ROUNDS, _ALL_ROUNDS = 3, 99
 
 _ABOUT = (
-    "The pixels are random: nothing compresses them. Each client reads the layout it is made for, written by its own"
-    " writer: an NPZ object per image, or 20 files of 100 images. A pass is one epoch from nothing: dataset, listing"
-    " or index, loader and workers are made within the clock, which weighs more than it would in a longer epoch."
+    "The pixels are random: nothing compresses them. Each client reads the layout it is made for: an NPZ object per"
+    " image, or 20 files of 100 images, by its own writer. A pass is one epoch from nothing: dataset, listing or index,"
+    " loader and workers are made within the clock, which weighs more than it would in a longer epoch."
 )
+_ABOUT_WORKERS = " Peak memory is of the trainer's process alone."
 _ABOUT_LATE = " A lane that reads one object at a time draws 100."
 
 _PACKED = "ours TFRecord, packed"
@@ -113,7 +114,7 @@ EPOCH_WORKERS = Work(
     unit="samples/s",
     params=_WORKERS,
     rounds=7,
-    about=_ABOUT,
+    about=_ABOUT + _ABOUT_WORKERS,
     lanes=(*_ours(_ALONE), *_of_files(_ALONE), _of_local_files(), *_of_objects(_ALONE, {})),
     targets=_targets("epoch with workers"),
 )
@@ -139,7 +140,7 @@ EPOCH_LATE_WORKERS = Work(
     endpoint="late",
     params=_WORKERS,
     rounds=5,
-    about=_ABOUT + _ABOUT_LATE,
+    about=_ABOUT + _ABOUT_WORKERS + _ABOUT_LATE,
     lanes=(*_ours(_ALONE), *_of_files(_ALONE), *_of_objects(_ALONE, _FEW), *_of_objects(_ALONE, _EIGHT, _BY_EIGHT)),
     targets=_targets("late epoch with workers", _BY_EIGHT),
 )

@@ -6,6 +6,7 @@ Must not know: any client. torch is imported where it is used, since not all of 
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -75,14 +76,19 @@ def loader_options(job: Job) -> dict[str, Any]:
 # -- what is left on this machine ---------------------------------------------------------------------
 
 
+def _end(*_: object) -> None:
+    """An exit that Python sees, so that clients take away their shared memory."""
+    gc.collect()  # some do so when its last user goes, and not while the interpreter ends
+    sys.exit(143)
+
+
 @cache
 def _home() -> tempfile.TemporaryDirectory[str]:
     """A folder of this process, in memory where there is some, which goes when the process is ended.
 
     What clients put into the temporary folder and leave there is in it too.
     """
-    # An exit that Python sees: clients take away their shared memory then.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _end)
     memory = Path("/dev/shm")
     parent = memory if os.access(memory, os.W_OK) else None
     # By this name the next run's origin would take it away, if this process could not.

@@ -1,6 +1,7 @@
 """This library's datasets for torch, over one NPZ object per image and over TFRecord files.
 
-For: what `ours` offers to the epoch works. Must not know: how it is timed.
+For: what `ours` offers to the epoch works. Must not know: how it is timed. torch is imported in the actions: the
+process of another work has no use for it.
 """
 
 from __future__ import annotations
@@ -10,17 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
 from benchmarks.contenders.epochs import Batches, epoch, loader_options
 from benchmarks.field_data import PREFIX, shards
 from benchmarks.jax_works import PREFIX as NPZ_PREFIX
 from benchmarks.jax_works import SHAPE, contents
 from benchmarks.worker import BUCKET_URI, Action, Job
-from s3dlio.formats.example import encode_example
-from s3dlio.tfrecords import TFRecordWriter
-from s3dlio.torch import ResumableDistributedSampler, S3IterableDataset, S3MapDataset
 
 _NPZ = BUCKET_URI + NPZ_PREFIX
 _EXAMPLES = f"{BUCKET_URI}{PREFIX}tfrecord/examples/"
@@ -30,6 +26,8 @@ _LABEL_BYTES = 8
 
 def write(folder: Path) -> None:
     """Write TFRecord files twice: of `tf.train.Example`s, and of records that are a label and an image."""
+    from s3dlio.tfrecords import TFRecordWriter
+
     for kind in ("examples", "plain"):
         for shard, numbers in enumerate(shards()):
             with TFRecordWriter(folder / kind / f"{shard:05d}.tfrecord", index=True) as writer:
@@ -38,6 +36,8 @@ def write(folder: Path) -> None:
 
 
 def _record(kind: str, number: int) -> bytes:
+    from s3dlio import encode_example
+
     if kind == "examples":
         return bytes(encode_example({"image": contents(number), "label": number}))
     return number.to_bytes(_LABEL_BYTES, "little") + contents(number)
@@ -45,6 +45,9 @@ def _record(kind: str, number: int) -> bytes:
 
 def objects_iterable(job: Job) -> Action:
     """One NPZ object per image, shuffled by the dataset."""
+    from torch.utils.data import DataLoader
+
+    from s3dlio.torch import S3IterableDataset
 
     def draw() -> Batches:
         options = loader_options(job)
@@ -56,6 +59,9 @@ def objects_iterable(job: Job) -> Action:
 
 def objects_map(job: Job) -> Action:
     """One NPZ object per image, shuffled by this library's sampler."""
+    from torch.utils.data import DataLoader
+
+    from s3dlio.torch import ResumableDistributedSampler, S3MapDataset
 
     def draw() -> Batches:
         dataset = S3MapDataset(_NPZ)
@@ -70,6 +76,9 @@ def _pairs(loader: Any) -> Iterator[tuple[Any, Any]]:
 
 def records_examples(job: Job) -> Action:
     """TFRecord files of `tf.train.Example`s, shuffled in blocks."""
+    from torch.utils.data import DataLoader
+
+    from s3dlio.torch import S3IterableDataset
 
     def draw() -> Batches:
         options = loader_options(job)
@@ -81,12 +90,17 @@ def records_examples(job: Job) -> Action:
 
 
 def _from_example(features: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
     image = torch.frombuffer(features["image"][0], dtype=torch.uint8)
     return {"image": image.view(SHAPE), "label": features["label"][0]}
 
 
 def records_packed(job: Job) -> Action:
     """TFRecord files of a label and an image per record, whole batches at a time, shuffled in blocks."""
+    from torch.utils.data import DataLoader
+
+    from s3dlio.torch import S3IterableDataset
 
     def draw() -> Batches:
         options = loader_options(job)
@@ -97,7 +111,9 @@ def records_packed(job: Job) -> Action:
     return epoch(job, draw)
 
 
-def _from_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _from_rows(rows: Any) -> tuple[Any, Any]:
+    import torch
+
     labels = np.ascontiguousarray(rows[:, :_LABEL_BYTES]).view(np.int64)
     return rows[:, _LABEL_BYTES:].view(-1, *SHAPE), torch.from_numpy(labels[:, 0])
 
