@@ -255,7 +255,7 @@ class BusyOrigin(FaultOrigin):
     def __init__(self, most: int, refusal: Status | None = None) -> None:
         super().__init__()
         self.most = most
-        self.refusals: list[float] = []
+        self.was_refused: list[bool] = []  # of each request, in the order they came
         self._refusal = refusal or s3_error(503, "SlowDown")
         self._active = 0
         self._counting = threading.Lock()
@@ -264,9 +264,9 @@ class BusyOrigin(FaultOrigin):
         with self._counting:
             self._active += 1
             refused = self._active > self.most
+            self.was_refused.append(refused)
         try:
             if refused:
-                self.refusals.append(time.monotonic())
                 return self._refusal.steps(self._refusal.bend(self.reply(request)))
             time.sleep(0.01)
             return super().steps_for(request)
@@ -309,13 +309,12 @@ READS: dict[str, Callable[[Fetcher, list[Uri]], list[object]]] = {
 def test_a_busy_server_is_spared_and_everything_is_read(busy: BusyOrigin, kind: str) -> None:
     wanted = uris(500)
     store = store_at(busy)
-    began = time.monotonic()
     views = READS[kind](Fetcher(store, max_in_flight=64), wanted)
     assert views == [busy.objects[f"/bucket/{uri.key}"] for uri in wanted]
-    late = [at for at in busy.refusals if at > began + 1.0]
-    assert len(busy.refusals) < 300
-    assert len(late) < 60
-    assert store.pace(wanted[0]).is_braked or not busy.refusals  # type: ignore[union-attr]
+    assert sum(busy.was_refused) < 300
+    # Counted in requests, not in seconds: a busy machine only makes it slower.
+    assert sum(busy.was_refused[-250:]) < 50
+    assert store.pace(wanted[0]).is_braked or not any(busy.was_refused)  # type: ignore[union-attr]
     store.close()
 
 
@@ -329,7 +328,7 @@ def test_who_opts_out_gets_what_he_asks_for(busy: BusyOrigin) -> None:
     assert store.pace(wanted[0]) is None
     assert fetcher.useful_width(wanted[0]) == 64
     assert store.range_width(wanted[0]) == store.options.max_concurrent_ranges
-    assert len(busy.refusals) > 20
+    assert sum(busy.was_refused) > 20
     store.close()
 
 
@@ -381,14 +380,13 @@ def test_two_streams_share_what_a_busy_server_takes(busy: BusyOrigin) -> None:
         found.append(READS["stream"](Fetcher(store, max_in_flight=64), wanted))
 
     threads = [threading.Thread(target=read) for _ in range(2)]
-    began = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert found == [[busy.objects[f"/bucket/{uri.key}"] for uri in wanted]] * 2
-    assert len(busy.refusals) < 300
-    assert len([at for at in busy.refusals if at > began + 1.5]) < 60
+    assert sum(busy.was_refused) < 300
+    assert sum(busy.was_refused[-300:]) < 60
     assert store.pace(wanted[0])._parties == {}  # type: ignore[union-attr]
     store.close()
 
