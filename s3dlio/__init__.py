@@ -94,7 +94,24 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.formats.example import decode_example, encode_example
     from s3dlio.jax import S3JaxIterable
     from s3dlio.loader_options import LoaderOptions, PyLoaderOptions
+    from s3dlio.multipart_writer import (
+        MultipartUploadSink,
+        MultipartUploadWriter,
+        StreamingMultipartSink,
+        UploadInfo,
+    )
     from s3dlio.object_store import ObjectStore, open_store
+    from s3dlio.object_writer import (
+        ObjectWriter,
+        WriterStats,
+        create_azure_writer,
+        create_direct_filesystem_writer,
+        create_filesystem_writer,
+        create_gcs_writer,
+        create_s3_writer,
+        create_writer,
+    )
+    from s3dlio.object_writer import ObjectWriter as PyObjectWriter
     from s3dlio.options import StoreOptions
     from s3dlio.record_writer import TFRecordWriter
     from s3dlio.stores.base import Store
@@ -107,6 +124,8 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         read_tfrecord_index,
     )
     from s3dlio.torch import S3IterableDataset, S3MapDataset
+    from s3dlio.writer_options import WriterOptions
+    from s3dlio.writer_options import WriterOptions as PyWriterOptions
 
 _VERBS = (
     "ManyStats", "delete", "exists", "get", "get_into", "get_many", "get_many_stats", "get_range", "put",
@@ -134,6 +153,13 @@ _TFRECORDS = (
     "create_tfrecord_index", "get_tfrecord", "get_tfrecord_index_entries", "iter_tfrecords", "read_tfrecord_index",
 )  # fmt: skip
 
+_MULTIPART = ("MultipartUploadSink", "MultipartUploadWriter", "StreamingMultipartSink", "UploadInfo")
+
+_WRITERS = (
+    "ObjectWriter", "WriterStats", "create_azure_writer", "create_direct_filesystem_writer",
+    "create_filesystem_writer", "create_gcs_writer", "create_s3_writer", "create_writer",
+)  # fmt: skip
+
 #: Public name -> module and the name there.
 _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.api", name) for name in _VERBS},
@@ -142,6 +168,11 @@ _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.errors", name) for name in _ERRORS},
     **{name: ("s3dlio.compat.original", name) for name in _ORIGINAL},
     **{name: ("s3dlio.tfrecords", name) for name in _TFRECORDS},
+    **{name: ("s3dlio.object_writer", name) for name in _WRITERS},
+    "PyObjectWriter": ("s3dlio.object_writer", "ObjectWriter"),
+    "PyWriterOptions": ("s3dlio.writer_options", "WriterOptions"),
+    "WriterOptions": ("s3dlio.writer_options", "WriterOptions"),
+    **{name: ("s3dlio.multipart_writer", name) for name in _MULTIPART},
     "TFRecordWriter": ("s3dlio.record_writer", "TFRecordWriter"),
     "decode_example": ("s3dlio.formats.example", "decode_example"),
     "encode_example": ("s3dlio.formats.example", "encode_example"),

@@ -12,10 +12,10 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3dlio import listing
-from s3dlio.buffers import BytesView, flat_bytes, writable_bytes
+from s3dlio.buffers import BytesView, bytes_of, flat_bytes, writable_bytes
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW, map_all
-from s3dlio.errors import NotFoundError, ObjectChangedError, OptionError, UriError
+from s3dlio.errors import FormatError, NotFoundError, ObjectChangedError, OptionError, UriError
 from s3dlio.fetch import Fetcher, Read
 from s3dlio.options import DEFAULT_IN_FLIGHT, StoreOptions
 from s3dlio.ranges import from_offset_length
@@ -55,15 +55,16 @@ def _fetcher(store: Store, max_in_flight: int = DEFAULT_IN_FLIGHT) -> Fetcher:
 # -- reads --------------------------------------------------------------------------------------------
 
 
-def get(uri: str) -> BytesView:
+def get(uri: str, *, decompress: bool = False) -> BytesView:
     """Read a whole object.
 
     Small objects cost one request; objects of more than ``chunk_size`` (8 MiB) are read in parallel
-    ranges that land in place in one buffer: the peak is the object's size and a little. Nothing is
-    decompressed.
+    ranges that land in place in one buffer: the peak is the object's size and a little.
 
     Args:
         uri: The object.
+        decompress: Return what the object's bytes stand for, if its extension says that they are compressed
+            (``.zst``, ``.gz``, ``.lz4``); at most half of the machine's memory. Else the bytes as they are.
 
     Returns:
         Its bytes, in memory of their own. Thread-safe; works in forked children.
@@ -72,6 +73,7 @@ def get(uri: str) -> BytesView:
         NotFoundError: There is no such object.
         ObjectChangedError: It was replaced during the read.
         StoreError: It cannot be read.
+        FormatError: It cannot be decompressed.
 
     Example:
         >>> import s3dlio
@@ -80,6 +82,21 @@ def get(uri: str) -> BytesView:
         b'spam'
     """
     where = parse_object(uri, "get")
+    view = _read_whole(where)
+    return _expanded(where, view) if decompress else view
+
+
+def _expanded(where: Uri, view: BytesView) -> BytesView:
+    from s3dlio.formats.compression import codec_of_name, expanded  # noqa: PLC0415 - few need it
+
+    try:
+        return expanded(bytes_of(view), codec_of_name(where.key))
+    except FormatError as error:
+        error.concern(where, "get")
+        raise
+
+
+def _read_whole(where: Uri) -> BytesView:
     store = store_of(where)
     known = store.sizes.get(where)
     try:

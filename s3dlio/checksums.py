@@ -7,8 +7,9 @@ imported with the first sum: it takes 60 ms.
 
 from __future__ import annotations
 
+import base64
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,29 @@ def crc32c(data: Buffer) -> int:
         '0xe3069283'
     """
     return crc32c_function()(data)
+
+
+def crc32c_of_pieces(pieces: Iterable[Buffer]) -> int:
+    """Return the CRC-32C of bytes that lie in several pieces of memory, one after the other."""
+    function: Callable[[Buffer, int], int] = importlib.import_module("awscrt.checksums").crc32c
+    crc = 0
+    for piece in pieces:
+        crc = function(piece, crc)
+    return crc
+
+
+def combine_crc32c(parts: Iterable[tuple[int, int]]) -> int:
+    """Return the CRC-32C of a whole, from (sum, length in bytes) of each of its parts, in their order."""
+    combine: Callable[[int, int, int], int] = importlib.import_module("awscrt.checksums").combine_crc32c
+    whole = 0
+    for crc, length in parts:
+        whole = combine(whole, crc, length)
+    return whole
+
+
+def base64_of(crc: int) -> str:
+    """Return a CRC-32C as header fields of S3 and Google Cloud Storage carry it."""
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
 
 
 def mask(crc: int) -> int:

@@ -11,6 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from s3dlio import api, buckets
 from s3dlio.awaitable import awaitable
+from s3dlio.object_writer import create_writer
 from s3dlio.options import StoreOptions
 from s3dlio.stores import open_store as shared_store
 from s3dlio.uri import Uri
@@ -65,6 +66,7 @@ class ObjectStore:
     put_many = _with_options(api.put_many)
     delete = _with_options(api.delete)
     list = _with_options(buckets.list_uris)
+    create_writer = _with_options(create_writer)
     mkdir = _with_options(buckets.mkdir)
     create_bucket = _with_options(buckets.create_bucket)
     delete_bucket = _with_options(buckets.delete_bucket)

@@ -90,6 +90,9 @@ class StoreOptions:
         max_concurrent_ranges: Ranges of one object in flight.
         adaptive: Follow what the server shows, in how many requests are in flight: its latency, what more
             of them gain, and its saying that it is busy. ``False``: as many as a call's ``max_in_flight``.
+        upload_checksum: Send the CRC-32C of what is uploaded, where the server can check it (S3, Google Cloud).
+        sign_payload: Sign the SHA-256 of what is uploaded to S3 as well. It costs more than all the rest of an
+            upload, and is for servers that insist on it.
         page_cache_mode: What the system is told about reads of ``file://`` (``posix_fadvise``; nothing where
             there is none): ``"sequential"`` (read ahead boldly), ``"random"`` (not at all), ``"normal"``
             (nothing is told), ``"dontneed"`` (forget what was read, for data that is read once), or
@@ -123,6 +126,8 @@ class StoreOptions:
     min_split_size: int = DEFAULT_CHUNK_BYTES
     max_concurrent_ranges: int = DEFAULT_CONCURRENT_RANGES
     adaptive: bool = True
+    upload_checksum: bool = True
+    sign_payload: bool = False
     page_cache_mode: str = "auto"
 
     def __post_init__(self) -> None:

@@ -5,26 +5,23 @@ Floor 5. Knows where records go, and that a file appears whole or not at all; mu
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import secrets
 from array import array
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from s3dlio.buffers import MIB, flat_bytes
+from s3dlio.buffers import KIB, flat_bytes
 from s3dlio.crew import CREW
-from s3dlio.errors import ClosedError, ForkError, OptionError, UriError
+from s3dlio.errors import ClosedError, OptionError
 from s3dlio.formats.deflate import check_compression, deflater
 from s3dlio.formats.tfrecord import FOOT, HEAD, frame_foot, frame_head
 from s3dlio.formats.tfrecord_index import Index
 from s3dlio.options import StoreOptions
+from s3dlio.outflow import Outflow
+from s3dlio.sender import DEFAULT_PART_BYTES
 from s3dlio.stores import open_store
 from s3dlio.stores.base import PutOptions, Store
-from s3dlio.stores.local import TEMPORARY, mapped
 from s3dlio.uri import Uri, from_path_or_uri, parse_object
 
 if TYPE_CHECKING:
@@ -33,18 +30,16 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _VERB = "TFRecordWriter"
-#: Records shorter than this are gathered before they are handed to the system.
-_BUFFER_BYTES = MIB
-#: One write moves at most this much, so that an interrupt is not kept waiting long.
-_STEP_BYTES = 64 * MIB
+#: A record shorter than this is put together with its frame first: one call costs more than the copy.
+_SMALL_BYTES = 16 * KIB
+_PARTS_IN_FLIGHT = 4
 
 
 class TFRecordWriter:
     """Writes records into a new TFRecord file, which TensorFlow and everybody else can read.
 
-    The file appears under its name when the writer is closed, whole, in place of what was there. Local
-    files (a path or ``file://``) are written as records come, under a hidden name beside their own. For all
-    other URIs the whole file is kept in memory until it is put in one piece at the end.
+    The file appears under its name when the writer is closed, whole, in place of what was there. It is
+    sent part by part while records come (local files: under a hidden name), in bounded memory.
 
     Use it as a context manager: leaving the block closes it, an exception in it aborts it. It belongs to one
     thread of the process that made it.
@@ -68,8 +63,6 @@ class TFRecordWriter:
         True
     """
 
-    _sink: _Sink | None = None  # where __init__ fails, __del__ finds this
-
     def __init__(
         self,
         target: str | PurePath,
@@ -78,7 +71,6 @@ class TFRecordWriter:
         index: bool | str | PurePath = False,
         options: StoreOptions | None = None,
     ) -> None:
-        self._home = os.getpid()
         self._uri = parse_object(from_path_or_uri(target), _VERB)
         self._options = options
         check_compression(compression)
@@ -89,7 +81,11 @@ class TFRecordWriter:
         self._index_uri = parse_object(from_path_or_uri(beside), _VERB) if beside else None
         self._sizes = array("q")
         self._packer: Any = deflater(compression) if compression else None
-        self._sink = _sink_of(self._uri, options)
+        store = open_store(self._uri, options)
+        self._outflow: Outflow | None = Outflow(
+            store, self._uri, PutOptions(),
+            part_bytes=DEFAULT_PART_BYTES, width=_PARTS_IN_FLIGHT, parent=CREW.get().token,
+        )  # fmt: skip
 
     def write(self, record: Buffer) -> None:
         """Append a record.
@@ -101,12 +97,15 @@ class TFRecordWriter:
             ClosedError: The writer is closed, or was aborted.
             StoreError: The data cannot be written; the writer is aborted.
         """
-        sink = self._open_sink()
+        outflow = self._open_outflow()
         data = flat_bytes(record)
-        pieces = (frame_head(data), data, frame_foot(data))
+        frame: tuple[Buffer, ...] = (frame_head(data), data, frame_foot(data))
+        if len(data) < _SMALL_BYTES:
+            frame = (b"".join(frame),)
         try:
-            for piece in pieces:
-                sink.write(piece if self._packer is None else self._packer.compress(piece))
+            for piece in frame:
+                packed = piece if self._packer is None else self._packer.compress(piece)
+                outflow.write(memoryview(packed))
         except BaseException:
             self.abort()
             raise
@@ -121,17 +120,17 @@ class TFRecordWriter:
                 written, the file itself is there.)
             ForkError: The writer was made in another process.
         """
-        if self._sink is None:
+        if self._outflow is None:
             return
-        sink = self._open_sink()
+        outflow = self._open_outflow()
         try:
             if self._packer is not None:
-                sink.write(self._packer.flush())
-            sink.publish()
+                outflow.write(memoryview(self._packer.flush()))
+            outflow.close()
         except BaseException:
             self.abort()
             raise
-        self._sink = None
+        self._outflow = None
         if self._index_uri is not None:
             _put(open_store(self._index_uri, self._options), self._index_uri, memoryview(self._index().to_text()))
 
@@ -141,18 +140,16 @@ class TFRecordWriter:
 
     def abort(self) -> None:
         """Drop what was written: nothing becomes visible, and the writer is closed. Aborting again does nothing."""
-        sink, self._sink = self._sink, None
-        if sink is not None and os.getpid() == self._home:
-            sink.discard()
+        outflow, self._outflow = self._outflow, None
+        if outflow is not None:
+            outflow.abort()
 
-    def _open_sink(self) -> _Sink:
-        if self._sink is None:
+    def _open_outflow(self) -> Outflow:
+        if self._outflow is None:
             msg = "the writer is closed"
             raise ClosedError(msg, uri=str(self._uri), operation=_VERB)
-        if os.getpid() != self._home:
-            msg = "this writer was made in another process; make a new one after the fork"
-            raise ForkError(msg, uri=str(self._uri), operation=_VERB)
-        return self._sink
+        self._outflow.check_open()
+        return self._outflow
 
     def __enter__(self) -> Self:
         """Return the writer itself."""
@@ -167,123 +164,7 @@ class TFRecordWriter:
         else:
             self.abort()
 
-    def __del__(self) -> None:
-        """Leave nothing behind when it was forgotten."""
-        self.abort()
-
-
-class _Sink(Protocol):
-    """Where a file's bytes go until it is published or discarded."""
-
-    def write(self, data: Buffer) -> object: ...
-
-    def publish(self) -> None: ...
-
-    def discard(self) -> None: ...
-
-
-def _sink_of(uri: Uri, options: StoreOptions | None) -> _Sink:
-    store = open_store(uri, options)
-    return _FileSink(uri, store) if uri.scheme == "file" else _ObjectSink(uri, store)
-
-
-class _FileSink:
-    """A file under a hidden name beside its own.
-
-    Bytes are gathered here, and not by Python's own writer: a forked child, letting go of that, would write
-    what it inherited into its parent's file.
-    """
-
-    def __init__(self, uri: Uri, store: Store) -> None:
-        folder, name = os.path.split(uri.key)
-        if not name:
-            msg = "a file name cannot end in '/'"
-            raise UriError(msg, uri=str(uri), operation=_VERB)
-        self._uri = uri
-        self._store = store
-        self._folder = folder
-        # Of the name 50 characters are shown, four bytes each: the whole stays within the usual 255.
-        self._path = os.path.join(folder, f".{name[:50]}.{secrets.token_hex(8)}{TEMPORARY}")
-        self._gathered = bytearray()
-        with mapped(uri, _VERB):
-            _make_folder(folder)
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-
-    def write(self, data: Buffer) -> None:
-        view = memoryview(data)
-        if len(self._gathered) + len(view) > _BUFFER_BYTES:
-            self._flush()
-        if len(view) > _BUFFER_BYTES:
-            self._write_all(view)
-        else:
-            self._gathered += view
-
-    def _flush(self) -> None:
-        with memoryview(self._gathered) as view:
-            self._write_all(view)
-        self._gathered.clear()
-
-    def _write_all(self, view: memoryview) -> None:
-        with mapped(self._uri, _VERB):
-            done = 0
-            while done < len(view):
-                done += os.write(self._descriptor, view[done : done + _STEP_BYTES])
-
-    def publish(self) -> None:
-        self._flush()
-        self._store.sizes.forget(self._uri)
-        with mapped(self._uri, _VERB):
-            os.fsync(self._descriptor)
-            self._close()
-            os.replace(self._path, self._uri.key)
-            _sync_folder(self._folder)
-
-    def discard(self) -> None:
-        self._close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
-
-    def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-class _ObjectSink:
-    """Memory, until it is all there and can be put."""
-
-    def __init__(self, uri: Uri, store: Store) -> None:
-        self._uri = uri
-        self._store = store
-        self._memory = bytearray()
-
-    def write(self, data: Buffer) -> None:
-        self._memory += data
-
-    def publish(self) -> None:
-        _put(self._store, self._uri, memoryview(self._memory))
-        self.discard()
-
-    def discard(self) -> None:
-        self._memory = bytearray()
-
 
 def _put(store: Store, uri: Uri, data: memoryview) -> None:
     store.sizes.forget(uri)
     store.put(uri, data, PutOptions(), CREW.get().token)
-
-
-def _make_folder(folder: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        msg = "a file stands where a directory is needed"
-        raise OSError(errno.EINVAL, msg) from error
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder or "/", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

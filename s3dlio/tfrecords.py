@@ -30,7 +30,8 @@ from s3dlio.record_writer import TFRecordWriter
 from s3dlio.remote import RemoteObject
 from s3dlio.stores import open_store
 from s3dlio.stores.base import PutOptions, Store
-from s3dlio.stores.local import LocalStore, mapped
+from s3dlio.stores.draft import mapped
+from s3dlio.stores.local import LocalStore
 from s3dlio.uri import Uri, from_path_or_uri, parse_object
 
 if TYPE_CHECKING:

@@ -102,7 +102,7 @@ def test_a_writer_killed_on_the_way_leaves_the_old_object(root: str, tmp_path: P
     assert not tmp_path.exists()
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "replace"])
 def test_a_failed_write_leaves_nothing_behind(
     root: str, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,8 +121,8 @@ def test_a_failed_write_leaves_nothing_behind(
 
 
 def test_a_short_write_is_continued(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:7]))
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, place: real(descriptor, data[:7], place))
     s3dlio.put(f"{root}x", b"0123456789" * 5)
     assert s3dlio.get(f"{root}x") == b"0123456789" * 5
 

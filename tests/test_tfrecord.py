@@ -381,7 +381,7 @@ def test_an_entry_that_does_not_fit_is_an_error(entry: tuple[int, int]) -> None:
 def test_a_file_appears_whole_when_it_is_closed(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "x"
     writer = TFRecordWriter(target)
-    writer.write(bytes(5_000_000))
+    writer.write(bytes(20_000_000))
     (hidden,) = target.parent.iterdir()
     assert hidden.name.startswith(".x.")
     assert s3dlio.list(f"file://{tmp_path}/") == []
@@ -416,13 +416,14 @@ def test_a_forgotten_writer_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_failing_disk_aborts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_descriptor: int, _data: object) -> int:
+    def full(_descriptor: int, _data: object, _place: int) -> int:
         raise OSError(28, "No space left on device")
 
     writer = TFRecordWriter(tmp_path / "x")
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(StoreError, match="No space left") as caught:
-        writer.write(bytes(3_000_000))
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StoreError, match="No space left") as caught:  # noqa: PT012 - one of these, soon
+        while True:
+            writer.write(bytes(3_000_000))
     assert caught.value.uri == f"file://{tmp_path}/x"
     with pytest.raises(ClosedError):
         writer.write(b"")

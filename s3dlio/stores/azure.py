@@ -22,6 +22,7 @@ from s3dlio.errors import OptionError, StoreError, UriError
 from s3dlio.options import StoreOptions
 from s3dlio.stores import xml
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, PutOptions
+from s3dlio.stores.blocks import BLOCK_LIMITS, BlockUpload
 from s3dlio.stores.credentials import AzureIdentity, BearerIdentity, FixedToken
 from s3dlio.stores.rest import NO_QUERY, RestStore, make_transport
 from s3dlio.stores.sigv4 import quote_key, quote_query
@@ -145,8 +146,15 @@ class AzureStore(RestStore):
         digest = hmac.digest(self._key, text.encode(), "sha256")
         return f"SharedKey {asked.account}:{base64.b64encode(digest).decode()}"
 
-    def _put_headers(self, options: PutOptions) -> dict[str, str]:
-        return {**super()._put_headers(options), "x-ms-blob-type": "BlockBlob"}
+    def put_headers(self, options: PutOptions) -> dict[str, str]:
+        """See :meth:`s3dlio.stores.rest.RestStore.put_headers`."""
+        return {**super().put_headers(options), "x-ms-blob-type": "BlockBlob"}
+
+    limits = BLOCK_LIMITS
+
+    def upload(self, uri: Uri, options: PutOptions, _token: CancellationToken) -> BlockUpload:
+        """See :meth:`s3dlio.stores.base.Store.upload`."""
+        return BlockUpload(self, uri, options)
 
     # -- verbs of its own -------------------------------------------------------------------------
 

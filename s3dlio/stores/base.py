@@ -27,6 +27,7 @@ from typing import ClassVar, NamedTuple, Protocol
 from s3dlio.cancel import CancellationToken
 from s3dlio.options import StoreOptions, resolve
 from s3dlio.pace import Pace
+from s3dlio.stores.upload import Limits, Upload
 from s3dlio.uri import Uri
 from s3dlio.wire.sweep import Landed
 from s3dlio.wire.transport import Place, Version
@@ -278,6 +279,17 @@ class Store(abc.ABC):
 
         Raises:
             AlreadyExistsError: It exists and ``options.overwrite`` is ``False``.
+        """
+
+    #: What :meth:`upload` asks of parts.
+    limits: ClassVar[Limits] = Limits()
+
+    @abc.abstractmethod
+    def upload(self, uri: Uri, options: PutOptions, token: CancellationToken) -> Upload:
+        """Begin to write an object by parts: it appears, or replaces another, when the upload is completed.
+
+        Raises:
+            StoreError: It cannot be begun.
         """
 
     @abc.abstractmethod

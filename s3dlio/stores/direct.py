@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from s3dlio.buffers import MIB, POOL, bytes_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import ObjectChangedError
+from s3dlio.stores.draft import Draft
 from s3dlio.stores.local import LocalStore
+from s3dlio.stores.upload import Limits
 from s3dlio.uri import Uri
 
 #: Covers the logical block size of every common device (512 or 4096 bytes).
@@ -28,10 +30,65 @@ _STEP_BYTES = 64 * MIB
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
+class _DirectDraft(Draft):
+    """A file that is written past the page cache."""
+
+    flags = Draft.flags | _O_DIRECT
+
+    def _open(self, path: str) -> int:
+        with _explained():
+            descriptor = super()._open(path)
+        _uncache(descriptor)
+        return descriptor
+
+    def write(self, start: int, pieces: Sequence[memoryview], token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.draft.Draft.write`. Starts on a block, and pads the last one with zeros."""
+        if start % ALIGNMENT:
+            msg = f"a stretch begins at byte {start}, which no block does"
+            raise OSError(errno.EINVAL, msg)
+        with _explained():
+            bounce = bytes_of(POOL.take(_BOUNCE_BYTES))
+            held = 0  # bytes in the bounce buffer
+            for piece in pieces:
+                done = 0
+                while done < len(piece):
+                    token.check()
+                    if not held and (count := self._write_blocks(start, piece[done:])):
+                        start, done = start + count, done + count
+                        continue
+                    count = min(len(piece) - done, len(bounce) - held)
+                    bounce[held : held + count] = piece[done : done + count]
+                    held, done = held + count, done + count
+                    if held == len(bounce):
+                        start, held = start + self._write_bounced(start, bounce), 0
+            if held:
+                padded = -(-held // ALIGNMENT) * ALIGNMENT
+                bounce[held:padded] = bytes(padded - held)
+                self._write_bounced(start, bounce[:padded])
+
+    def _write_blocks(self, start: int, piece: memoryview) -> int:
+        """Write whole blocks from the caller's memory, if that begins as blocks must; return how many bytes."""
+        whole = len(piece) // ALIGNMENT * ALIGNMENT
+        if not whole or _address(piece) % ALIGNMENT:
+            return 0
+        return _whole_blocks(os.pwrite(self._descriptor, piece[: min(whole, _STEP_BYTES)], start))
+
+    def _write_bounced(self, start: int, blocks: memoryview) -> int:
+        done = 0
+        while done < len(blocks):
+            done += _whole_blocks(os.pwrite(self._descriptor, blocks[done:], start + done))
+        return done
+
+    def _settle(self, length: int) -> None:
+        os.ftruncate(self._descriptor, length)  # the last block was padded
+
+
 class DirectStore(LocalStore):
     """The local file system without the page cache."""
 
     open_flags = LocalStore.open_flags | _O_DIRECT
+    draft = _DirectDraft
+    limits = Limits(multiple=ALIGNMENT)
 
     @contextlib.contextmanager
     def _open(self, uri: Uri) -> Iterator[int]:
@@ -56,37 +113,12 @@ class DirectStore(LocalStore):
                 raise ObjectChangedError(msg, uri=str(uri), operation="get")
             done += count
 
-    def _write(self, path: str, data: memoryview, token: CancellationToken) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _O_DIRECT
-        with _explained():
-            descriptor = os.open(path, flags, 0o666)
-            try:
-                _uncache(descriptor)
-                self._write_blocks(descriptor, data, token)
-                os.ftruncate(descriptor, len(data))  # the last block was padded
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
-    def _write_blocks(self, descriptor: int, data: memoryview, token: CancellationToken) -> None:
-        aligned = len(data) > 0 and _address(data) % ALIGNMENT == 0
-        bounce = bytes_of(POOL.take(_BOUNCE_BYTES))
-        done = 0
-        while done < len(data):
-            token.check()
-            whole = (len(data) - done) // ALIGNMENT * ALIGNMENT
-            if whole and aligned and done % ALIGNMENT == 0:
-                done += os.pwrite(descriptor, data[done : done + min(whole, _STEP_BYTES)], done)
-                continue
-            piece = data[done : done + _BOUNCE_BYTES]
-            padded = -(-len(piece) // ALIGNMENT) * ALIGNMENT
-            bounce[: len(piece)] = piece
-            bounce[len(piece) : padded] = bytes(padded - len(piece))
-            written = os.pwrite(descriptor, bounce[:padded], done)
-            if written % ALIGNMENT:
-                msg = "the device wrote part of a block"
-                raise OSError(errno.EIO, msg)
-            done += min(written, len(piece))
+def _whole_blocks(written: int) -> int:
+    if written % ALIGNMENT:
+        msg = "the device wrote part of a block"
+        raise OSError(errno.EIO, msg)
+    return written
 
 
 def _through(bounce: memoryview, descriptor: int, position: int, target: memoryview) -> int:

@@ -12,11 +12,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import fsspec
+from fsspec.spec import AbstractBufferedFile
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import (
     AccessDeniedError,
     AlreadyExistsError,
+    IntegrityError,
     NotFoundError,
     ObjectChangedError,
     RangeError,
@@ -27,6 +29,7 @@ from s3dlio.errors import (
 from s3dlio.options import StoreOptions
 from s3dlio.perprocess import PerProcess
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
+from s3dlio.stores.upload import Limits, Part, Upload
 from s3dlio.uri import Uri
 
 #: Assumed before it is known: these are networks more often than not.
@@ -126,17 +129,30 @@ class FsspecStore(Store):
     def put(self, uri: Uri, data: memoryview, options: PutOptions, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.base.Store.put`. Metadata is not kept."""
         token.check()
+        with _mapped(uri, "put"):
+            fs, path = self._place(uri, options)
+            fs.pipe_file(path, bytes(data))
+        return ObjectInfo(data.nbytes)
+
+    def _place(self, uri: Uri, options: PutOptions) -> tuple[Any, str]:
+        """Return where an object is to be written, with the folder for it made."""
         if uri.key.endswith("/"):
             msg = "a file name cannot end in '/'"
             raise UriError(msg, uri=str(uri), operation="put")
+        fs, path = self._path(uri)
+        if not options.overwrite and fs.exists(path):
+            msg = "the object exists"
+            raise AlreadyExistsError(msg, uri=str(uri), operation="put")
+        fs.makedirs(fs._parent(path), exist_ok=True)  # noqa: SLF001 - as above
+        return fs, path
+
+    limits = Limits(in_order=True)
+
+    def upload(self, uri: Uri, options: PutOptions, token: CancellationToken) -> _FsspecUpload:
+        """See :meth:`s3dlio.stores.base.Store.upload`."""
+        token.check()
         with _mapped(uri, "put"):
-            fs, path = self._path(uri)
-            if not options.overwrite and fs.exists(path):
-                msg = "the object exists"
-                raise AlreadyExistsError(msg, uri=str(uri), operation="put")
-            fs.makedirs(fs._parent(path), exist_ok=True)  # noqa: SLF001 - as above
-            fs.pipe_file(path, bytes(data))
-        return ObjectInfo(data.nbytes)
+            return _FsspecUpload(uri, *self._place(uri, options))
 
     def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.delete`."""
@@ -209,6 +225,64 @@ class FsspecStore(Store):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings only."""
         return FsspecStore, (self._given, self._scheme)
+
+
+class _FsspecUpload(Upload):
+    """A file that the file system keeps to itself until it is committed, if it can; most can.
+
+    Args:
+        uri: The object.
+        fs: The file system.
+        path: Its name for the object.
+    """
+
+    def __init__(self, uri: Uri, fs: Any, path: str) -> None:
+        self._uri = uri
+        self._fs = fs
+        self._path = path
+        self._file = fs.open(path, "wb", autocommit=False)
+
+    def send(self, part: Part, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.upload.Upload.send`."""
+        with _mapped(self._uri, "put"):
+            for piece in part.pieces:
+                token.check()
+                self._file.write(piece)
+
+    def complete(self, length: int, parts: int, token: CancellationToken) -> ObjectInfo:
+        """See :meth:`s3dlio.stores.upload.Upload.complete`."""
+        token.check()
+        with _mapped(self._uri, "put"):
+            self._file.close()
+            commit = getattr(self._file, "commit", None)
+            if commit is not None:
+                commit()
+            self._forget()
+            self._fs.invalidate_cache(self._fs._parent(self._path))  # noqa: SLF001 - as above
+            info = _info(self._fs.info(self._path), self._uri)
+        if info.size != length:
+            msg = f"the object has {info.size} bytes, {length} were written in {parts} parts"
+            raise IntegrityError(msg, uri=str(self._uri), operation="put")
+        return info
+
+    def abort(self) -> None:
+        """See :meth:`s3dlio.stores.upload.Upload.abort`."""
+        with _mapped(self._uri, "put"):
+            discard = getattr(self._file, "discard", None)
+            if isinstance(self._file, AbstractBufferedFile):
+                self._file.closed = True  # what is still in its buffer is not to be sent, and nothing completed
+            else:
+                self._file.close()
+            if discard is not None:
+                discard()
+            elif self._fs.exists(self._path):  # written in place: a part of an object is none
+                self._fs.rm_file(self._path)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Take the file out of the transaction that fsspec puts every file of this kind into."""
+        with contextlib.suppress(ValueError, AttributeError):
+            self._fs.transaction.files.remove(self._file)
 
 
 def _key(name: str, prefix: Uri) -> str:

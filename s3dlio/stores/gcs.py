@@ -7,14 +7,16 @@ interface serves an object's bytes at ``/bucket/key`` with ranges and conditions
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from s3dlio.cancel import CancellationToken
+from s3dlio.checksums import base64_of
 from s3dlio.errors import OptionError
 from s3dlio.options import StoreOptions
 from s3dlio.stores import xml
 from s3dlio.stores.base import PutOptions
 from s3dlio.stores.credentials import BearerIdentity, FixedToken, GoogleIdentity
+from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
 from s3dlio.stores.rest import NO_QUERY, RestStore, make_transport
 from s3dlio.stores.sigv4 import quote_key, quote_query
 from s3dlio.uri import Uri
@@ -68,11 +70,25 @@ class GcsStore(RestStore):
             f"user-agent: s3dlio/{VERSION}\r\naccept-encoding: gzip\r\n{bearer}{fields}\r\n"
         ).encode("latin-1")
 
-    def _put_headers(self, options: PutOptions) -> dict[str, str]:
-        headers = super()._put_headers(options)
+    def put_headers(self, options: PutOptions) -> dict[str, str]:
+        """See :meth:`s3dlio.stores.rest.RestStore.put_headers`."""
+        headers = super().put_headers(options)
         if headers.pop("if-none-match", ""):
             headers["x-goog-if-generation-match"] = "0"
         return headers
+
+    def body_headers(self, body: Sequence[memoryview], crc32c: int) -> dict[str, str]:
+        """See :meth:`s3dlio.stores.rest.RestStore.body_headers`."""
+        headers = super().body_headers(body, crc32c)
+        if self.options.upload_checksum:
+            headers["x-goog-hash"] = f"crc32c={base64_of(crc32c)}"
+        return headers
+
+    limits = MULTIPART_LIMITS
+
+    def upload(self, uri: Uri, options: PutOptions, token: CancellationToken) -> MultipartUpload:
+        """See :meth:`s3dlio.stores.base.Store.upload`. Google's uploads by parts know no conditions."""
+        return MultipartUpload(self, uri, options, token, begin_headers={}, is_conditional=False)
 
     def _page(self, prefix: Uri, token: CancellationToken, cursor: str, *, recursive: bool) -> xml.Page:
         query = {"list-type": "2", "prefix": prefix.key, "encoding-type": "url"}

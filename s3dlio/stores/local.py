@@ -8,34 +8,21 @@ name, synced, and renamed.
 from __future__ import annotations
 
 import contextlib
-import errno
 import mimetypes
 import mmap
 import os
-import secrets
 import stat as stat_module
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import ClassVar
 
 from s3dlio.cancel import CancellationToken
-from s3dlio.errors import (
-    AccessDeniedError,
-    AlreadyExistsError,
-    NotFoundError,
-    ObjectChangedError,
-    RangeError,
-    StoreError,
-    UriError,
-)
+from s3dlio.errors import NotFoundError, ObjectChangedError, RangeError, StoreError
 from s3dlio.options import StoreOptions
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
+from s3dlio.stores.draft import TEMPORARY, Draft, FileUpload, mapped, tag_of
 from s3dlio.uri import Uri
 
-#: Ends the hidden names of files that are still being written; listings leave them out.
-TEMPORARY = ".s3dlio-partial"
-#: Of the final name in a hidden one: four bytes each, and the whole stays within the usual 255.
-_SHOWN_CHARS = 50
 #: One pread moves at most this much, so that a cancelled read of a huge file ends soon.
 _STEP_BYTES = 64 * 1024 * 1024
 #: Reads of at least this much are large: eight times what Linux reads ahead by itself.
@@ -48,32 +35,14 @@ _ADVICE = {
 }
 _DONTNEED = getattr(os, "POSIX_FADV_DONTNEED", 0)
 
-_KINDS: dict[int, type[StoreError]] = {
-    errno.ENOENT: NotFoundError,
-    errno.ENOTDIR: NotFoundError,
-    errno.EEXIST: AlreadyExistsError,
-    errno.EACCES: AccessDeniedError,
-    errno.EPERM: AccessDeniedError,
-}
-
-
-@contextlib.contextmanager
-def mapped(uri: Uri, operation: str) -> Iterator[None]:
-    """Turn ``OSError`` into this library's errors."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        kind = _KINDS.get(error.errno or 0, StoreError)
-        raise kind(error.strerror or str(error), uri=str(uri), operation=operation) from error
-
 
 class LocalStore(Store):
     """The local file system, through the page cache."""
 
     #: O_NONBLOCK, since opening a pipe would wait for a writer; regular files do not know it.
     open_flags: ClassVar[int] = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    #: How files are written.
+    draft: ClassVar[type[Draft]] = Draft
 
     def __init__(self, options: StoreOptions | None = None) -> None:
         super().__init__(options)
@@ -151,39 +120,21 @@ class LocalStore(Store):
             status = os.stat(uri.key)
         kind = DIRECTORY_TYPE if stat_module.S_ISDIR(status.st_mode) else ""
         size = 0 if kind else status.st_size
-        return ObjectInfo(size, _when(status), _tag(status), kind or mimetypes.guess_type(uri.key)[0] or "", {})
+        return ObjectInfo(size, _when(status), tag_of(status), kind or mimetypes.guess_type(uri.key)[0] or "", {})
 
     # -- writes -----------------------------------------------------------------------------------
 
     def put(self, uri: Uri, data: memoryview, options: PutOptions, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.base.Store.put`. Content type and metadata are not kept by files."""
-        if uri.key.endswith("/"):
-            msg = "a file name cannot end in '/'"
-            raise UriError(msg, uri=str(uri), operation="put")
-        folder, name = os.path.split(uri.key)
-        temporary = os.path.join(folder, f".{name[:_SHOWN_CHARS]}.{secrets.token_hex(8)}{TEMPORARY}")
-        with mapped(uri, "put"):
-            _make_folder(folder)
-            try:
-                self._write(temporary, data, token)
-                _publish(temporary, uri.key, overwrite=options.overwrite)
-            except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
-                raise
-            _sync_folder(folder)
-            return ObjectInfo(data.nbytes, etag=_tag(os.stat(uri.key)))
+        with mapped(uri, "put"), self.draft(uri) as draft:
+            draft.write(0, [data], token)
+            status = draft.publish(data.nbytes, overwrite=options.overwrite)
+            return ObjectInfo(data.nbytes, etag=tag_of(status))
 
-    def _write(self, path: str, data: memoryview, token: CancellationToken) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            done = 0
-            while done < len(data):
-                token.check()
-                done += os.write(descriptor, data[done : done + _STEP_BYTES])
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    def upload(self, uri: Uri, options: PutOptions, _token: CancellationToken) -> FileUpload:
+        """See :meth:`s3dlio.stores.base.Store.upload`."""
+        with mapped(uri, "put"):
+            return FileUpload(uri, self.draft(uri), overwrite=options.overwrite)
 
     def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.delete`. A key ending in ``/`` is an empty directory."""
@@ -288,43 +239,13 @@ def _unless_missing(error: OSError) -> None:
 
 def _entry(item: os.DirEntry[str], path: str) -> Entry:
     status = item.stat()
-    return Entry(path, status.st_size, _tag(status), _when(status))
+    return Entry(path, status.st_size, tag_of(status), _when(status))
 
 
 def _when(status: os.stat_result) -> datetime:
     return datetime.fromtimestamp(status.st_mtime, UTC)
 
 
-def _tag(status: os.stat_result) -> str:
-    # Another content has another time or size; a rename-over has another inode.
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
-
-
 def _version(descriptor: int) -> Version:
     status = os.fstat(descriptor)
-    return Version(status.st_size, quoted(_tag(status)))
-
-
-def _make_folder(folder: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        # Neither "the object exists" nor "it is missing": nothing can be written there.
-        msg = "a file stands where a directory is needed"
-        raise OSError(errno.EINVAL, msg) from error
-
-
-def _publish(temporary: str, final: str, *, overwrite: bool) -> None:
-    if overwrite:
-        os.replace(temporary, final)
-        return
-    os.link(temporary, final)  # fails if the name is taken, which rename would not
-    os.unlink(temporary)
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder or "/", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return Version(status.st_size, quoted(tag_of(status)))

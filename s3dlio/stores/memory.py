@@ -12,8 +12,16 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from s3dlio.cancel import CancellationToken
-from s3dlio.errors import AlreadyExistsError, NotFoundError, ObjectChangedError, RangeError, StoreError
+from s3dlio.errors import (
+    AlreadyExistsError,
+    IntegrityError,
+    NotFoundError,
+    ObjectChangedError,
+    RangeError,
+    StoreError,
+)
 from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
+from s3dlio.stores.upload import Part, Upload
 from s3dlio.uri import Uri
 
 
@@ -89,6 +97,10 @@ class MemoryStore(Store):
             raise AlreadyExistsError(msg, uri=str(uri), operation="put")
         return info
 
+    def upload(self, uri: Uri, options: PutOptions, _token: CancellationToken) -> _MemoryUpload:
+        """See :meth:`s3dlio.stores.base.Store.upload`."""
+        return _MemoryUpload(self, uri, options)
+
     def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.delete`."""
         for uri in uris:
@@ -129,3 +141,30 @@ class MemoryStore(Store):
         """See :meth:`s3dlio.stores.base.Store.list_containers`."""
         token.check()
         return sorted(_SPACES)
+
+
+class _MemoryUpload(Upload):
+    """Copies of the parts, until they are joined."""
+
+    def __init__(self, store: MemoryStore, uri: Uri, options: PutOptions) -> None:
+        self._store = store
+        self._uri = uri
+        self._options = options
+        self._parts: dict[int, bytes] = {}
+
+    def send(self, part: Part, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.upload.Upload.send`."""
+        token.check()
+        self._parts[part.number] = b"".join(part.pieces)
+
+    def complete(self, length: int, parts: int, token: CancellationToken) -> ObjectInfo:
+        """See :meth:`s3dlio.stores.upload.Upload.complete`."""
+        whole = b"".join(self._parts.pop(number, b"") for number in range(parts))
+        if len(whole) != length:
+            msg = f"{len(whole)} bytes arrived, {length} were sent in {parts} parts"
+            raise IntegrityError(msg, uri=str(self._uri), operation="put")
+        return self._store.put(self._uri, memoryview(whole), self._options, token)
+
+    def abort(self) -> None:
+        """See :meth:`s3dlio.stores.upload.Upload.abort`."""
+        self._parts.clear()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from s3dlio.cancel import CancellationToken
+from s3dlio.checksums import crc32c
 from s3dlio.errors import AccessDeniedError, NotFoundError, OptionError, RangeError, StoreError
 from s3dlio.options import StoreOptions
 from s3dlio.pace import Pace
@@ -26,7 +27,7 @@ from s3dlio.wire.flow import Flow
 from s3dlio.wire.head import Head
 from s3dlio.wire.lane import Lane
 from s3dlio.wire.sweep import Landed, Sweep
-from s3dlio.wire.transport import Call, Landing, Transport, Unsized
+from s3dlio.wire.transport import Answer, Call, Landing, Transport, Unsized
 
 _NO_HEADERS: Mapping[str, str] = {}
 NO_QUERY: Mapping[str, str] = {}
@@ -68,7 +69,7 @@ class RestStore(Store):
     def _page(self, prefix: Uri, token: CancellationToken, cursor: str, *, recursive: bool) -> Page:
         """Fetch one page of a listing; an empty cursor begins it."""
 
-    def _put_headers(self, options: PutOptions) -> dict[str, str]:
+    def put_headers(self, options: PutOptions) -> dict[str, str]:
         """Return the header fields of a put."""
         headers = {"content-type": options.content_type or "application/octet-stream"}
         for name, value in options.metadata.items():
@@ -224,11 +225,28 @@ class RestStore(Store):
     def put(self, uri: Uri, data: memoryview, options: PutOptions, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.base.Store.put`."""
         transport, call = self._call("put", uri)
-        headers = self._put_headers(options)
-        headers["content-length"] = str(data.nbytes)
+        headers = self.put_headers(options) | self.body_headers([data], crc32c(data))
         check_headers(headers)
-        answer = transport.ask(call, "PUT", headers, token, body=data)
+        answer = transport.ask(call, "PUT", headers, token, [data])
         return ObjectInfo(data.nbytes, etag=bare(answer.head.etag), content_type=options.content_type)
+
+    def ask(
+        self,
+        method: str,
+        uri: Uri,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        token: CancellationToken,
+        body: Sequence[memoryview] = (),
+    ) -> Answer:
+        """Send one of the requests that an upload is made of, and return its answer."""
+        check_headers(headers)
+        transport, call = self._call("put", uri, query)
+        return transport.ask(call, method, headers, token, body)
+
+    def body_headers(self, body: Sequence[memoryview], _crc32c: int) -> dict[str, str]:
+        """Return the header fields that say what a body is: its length, and a sum where the server checks one."""
+        return {"content-length": str(sum(len(piece) for piece in body))}
 
     def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.delete`. One request per object, several at once."""

@@ -13,12 +13,15 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 
 from s3dlio.cancel import CancellationToken
+from s3dlio.checksums import base64_of
 from s3dlio.errors import AccessDeniedError, StoreError
 from s3dlio.options import StoreOptions
 from s3dlio.stores import xml
+from s3dlio.stores.base import PutOptions
 from s3dlio.stores.credentials import AwsIdentity, AwsSettings, aws_settings
+from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
 from s3dlio.stores.rest import NO_QUERY, Quick, RestStore, make_transport
-from s3dlio.stores.sigv4 import RangeSigner, Target, quote_key, quote_query, signed_headers
+from s3dlio.stores.sigv4 import UNSIGNED, RangeSigner, Target, quote_key, quote_query, signed_headers
 from s3dlio.uri import Uri
 from s3dlio.version import VERSION
 from s3dlio.wire.client import Client
@@ -27,6 +30,8 @@ from s3dlio.wire.transport import Call, Headers, Transport
 
 _DEFAULT_REGION = "us-east-1"
 _BATCH = 1000  # the most keys one DeleteObjects takes
+#: The header field that says which sum of the body is signed.
+_PAYLOAD_SUM = "x-amz-content-sha256"
 _AGENT = f"user-agent: s3dlio/{VERSION}\r\n"
 
 
@@ -137,7 +142,8 @@ class S3Store(RestStore):
         pair = self._identity.current()
         if pair is None:
             return f"host: {target.host}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in extra.items())
-        return signed_headers(pair, site.region, target, extra, time.time())
+        payload = extra.pop(_PAYLOAD_SUM, UNSIGNED)
+        return signed_headers(pair, site.region, target, extra, time.time(), payload)
 
     def quick(self, uri: Uri) -> tuple[Client, Quick]:
         """See :meth:`s3dlio.stores.rest.RestStore.quick`: signed by halves of the HMAC that are ready."""
@@ -161,6 +167,18 @@ class S3Store(RestStore):
     def _renew(self) -> None:
         self._identity.renew()
 
+    def body_headers(self, body: Sequence[memoryview], crc32c: int) -> dict[str, str]:
+        """See :meth:`s3dlio.stores.rest.RestStore.body_headers`."""
+        headers = super().body_headers(body, crc32c)
+        if self.options.upload_checksum:
+            headers["x-amz-checksum-crc32c"] = base64_of(crc32c)
+        if self.options.sign_payload:
+            digest = hashlib.sha256()
+            for piece in body:
+                digest.update(piece)
+            headers[_PAYLOAD_SUM] = digest.hexdigest()
+        return headers
+
     # -- verbs of its own -------------------------------------------------------------------------
 
     def _page(self, prefix: Uri, token: CancellationToken, cursor: str, *, recursive: bool) -> xml.Page:
@@ -171,6 +189,13 @@ class S3Store(RestStore):
             query["delimiter"] = "/"
         transport, call = self._call("list", prefix.with_key(""), query)
         return xml.parse_s3_page(transport.ask(call, "GET", {}, token).body)
+
+    limits = MULTIPART_LIMITS
+
+    def upload(self, uri: Uri, options: PutOptions, token: CancellationToken) -> MultipartUpload:
+        """See :meth:`s3dlio.stores.base.Store.upload`."""
+        begin = {"x-amz-checksum-algorithm": "CRC32C"} if self.options.upload_checksum else {}
+        return MultipartUpload(self, uri, options, token, begin_headers=begin)
 
     def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.delete`. A thousand objects per request."""
@@ -186,7 +211,7 @@ class S3Store(RestStore):
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         headers = {"content-length": str(len(body)), "content-md5": digest, "content-type": "application/xml"}
         transport, call = self._call("delete", uris[0].with_key(""), {"delete": ""})
-        answer = transport.ask(call, "POST", headers, token, body=memoryview(body))
+        answer = transport.ask(call, "POST", headers, token, [memoryview(body)])
         faults = xml.delete_faults(answer.body)
         if faults:
             key, fault = faults[0]
@@ -203,7 +228,7 @@ class S3Store(RestStore):
             place = f"<LocationConstraint>{region}</LocationConstraint>"
             body = f"<CreateBucketConfiguration>{place}</CreateBucketConfiguration>".encode()
         headers = {"content-length": str(len(body))}
-        transport.ask(call, "PUT", headers, token, body=memoryview(body))
+        transport.ask(call, "PUT", headers, token, [memoryview(body)])
 
     def delete_container(self, uri: Uri, token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.delete_container`."""

@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 
 from s3dlio.stores.base import Entry
 from s3dlio.wire.head import Head, ProtocolError
-from s3dlio.wire.transport import Fault
+from s3dlio.wire.refusals import Fault
 
 _MOST_DIGITS = 20  # of a size: no object is larger
 
@@ -151,6 +151,43 @@ def delete_faults(body: bytes) -> list[tuple[str, Fault]]:
         (item.findtext("Key") or "", Fault(item.findtext("Code") or "", item.findtext("Message") or ""))
         for item in parse(body).iterfind("Error")
     ]
+
+
+def upload_id(body: bytes) -> str:
+    """Return the id in the answer to a request that begins a multipart upload.
+
+    Raises:
+        ProtocolError: There is none.
+    """
+    found = parse(body).findtext("UploadId")
+    if not found:
+        msg = f"the server has begun an upload and does not name it: {body[:60]!r}"
+        raise ProtocolError(msg)
+    return found
+
+
+def complete_request(parts: list[tuple[str, str]]) -> bytes:
+    """Return the body that completes a multipart upload, from each part's entity tag and (maybe) CRC-32C."""
+    items = []
+    for number, (etag, crc32c) in enumerate(parts, 1):
+        checksum = f"<ChecksumCRC32C>{crc32c}</ChecksumCRC32C>" if crc32c else ""
+        items.append(f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag>{checksum}</Part>")
+    space = "http://s3.amazonaws.com/doc/2006-03-01/"
+    return f'<CompleteMultipartUpload xmlns="{space}">{"".join(items)}</CompleteMultipartUpload>'.encode()
+
+
+def fault_in(body: bytes) -> Fault | None:
+    """Return the error that an answer of good status holds after all."""
+    root = parse(body) if body.strip() else None
+    if root is None or root.tag != "Error":
+        return None
+    return Fault(root.findtext("Code") or "", (root.findtext("Message") or "").strip())
+
+
+def block_list(names: list[str]) -> bytes:
+    """Return the body that makes an Azure blob of blocks."""
+    items = "".join(f"<Latest>{escape(name)}</Latest>" for name in names)
+    return f'<?xml version="1.0" encoding="utf-8"?><BlockList>{items}</BlockList>'.encode()
 
 
 def parse_time(text: str) -> datetime | None:

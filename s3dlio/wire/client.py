@@ -13,6 +13,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections import deque
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -67,7 +68,7 @@ class Client:
         self.usual = True
 
     def open(
-        self, request: bytes, token: CancellationToken, *, body: memoryview | None = None, method: str = "GET"
+        self, request: bytes, token: CancellationToken, *, body: Sequence[memoryview] = (), method: str = "GET"
     ) -> Connection:
         """Send a request and receive the head of its answer (``connection.head``).
 

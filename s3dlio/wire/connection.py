@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Sequence
 
 from s3dlio.cancel import Deadline
 from s3dlio.wire.channel import Channel, Timeouts
@@ -64,8 +65,8 @@ class Connection(Channel):
 
     # -- an exchange ------------------------------------------------------------------------------
 
-    def send(self, head: bytes, body: memoryview | None = None) -> None:
-        """Send a request. ``body`` is sent from the caller's memory without a copy.
+    def send(self, head: bytes, body: Sequence[memoryview] = ()) -> None:
+        """Send a request. The pieces of ``body`` are sent from the caller's memory without a copy.
 
         Raises:
             OSError: The connection is broken, or the server takes nothing for too long.
@@ -75,17 +76,17 @@ class Connection(Channel):
         self._left = self._begin = self._end = 0
         try:
             self._socket.sendall(head)
-            if body is not None:
-                self._send_body(body)
+            self._send_body(body)
         except BlockingIOError as error:
             msg = f"the server took no data for {self.timeouts.read_s:g} s"
             raise TimeoutError(msg) from error
         # From here on: that a body of any size leaves is seen to by the send's own timeout.
         self._deadline = Deadline(self.timeouts.exchange_s)
 
-    def _send_body(self, body: memoryview) -> None:
+    def _send_body(self, body: Sequence[memoryview]) -> None:
         try:
-            self._socket.sendall(body)
+            for piece in body:
+                self._socket.sendall(piece)
         except ConnectionError:
             # A server may refuse, and close, before it has taken all: its answer says why.
             return

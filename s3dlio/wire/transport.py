@@ -11,33 +11,27 @@ import dataclasses
 import logging
 import socket
 import ssl
-import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn, TypeVar
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import (
-    AccessDeniedError,
-    AlreadyExistsError,
     CancelledError,
-    NotFoundError,
     ObjectChangedError,
     RangeError,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from s3dlio.retry import RETRYABLE_STATUS, RetryPolicy
+from s3dlio.retry import RetryPolicy
 from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
 from s3dlio.wire.head import Head, ProtocolError
+from s3dlio.wire.refusals import Fault, Refused, to_error
 
 _log = logging.getLogger("s3dlio")
 
 T = TypeVar("T")
-
-# 400 too: S3 answers it, with the right region in a header, when the signature names a wrong one.
-_MOVED_STATUS = frozenset({301, 302, 303, 307, 308, 400})
 
 Headers = Mapping[str, str]
 #: Gets the total size of an object and returns the memory for the first bytes that were asked for.
@@ -48,13 +42,6 @@ _MAX_ERROR_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 #: A name that does not resolve or a port nobody listens on is rarely cured by waiting long.
 _UNREACHABLE_TRIES = 3
-
-
-class Fault(NamedTuple):
-    """What a server says went wrong: its own code (such as ``SlowDown``) and its message."""
-
-    code: str
-    message: str
 
 
 class Answer(NamedTuple):
@@ -92,15 +79,6 @@ class Call:
     moved: Callable[[Head], Transport | None]
 
 
-class _Refused(Exception):  # noqa: N818 - a signal inside this module, not an error anyone sees
-    """The server answered, and not with what was asked for."""
-
-    def __init__(self, head: Head, fault: Fault) -> None:
-        super().__init__(f"HTTP {head.status} {fault.code}")
-        self.head = head
-        self.fault = fault
-
-
 class Transport:
     """Carries out calls on one origin. Thread-safe.
 
@@ -119,7 +97,7 @@ class Transport:
         method: str,
         headers: Headers,
         token: CancellationToken,
-        body: memoryview | None = None,
+        body: Sequence[memoryview] = (),
     ) -> Answer:
         """Send a request and return its whole answer.
 
@@ -158,9 +136,10 @@ class Transport:
         self.client.done(connection, token)
         if not fine:
             fault = call.explain(connection.head, body)
-            if connection.head.status in _SLOWER_STATUS or fault.code in _SLOWER_CODES:
+            refused = Refused(connection.head, fault)
+            if refused.asks_for_fewer:
                 self.client.note_busy()
-            raise _Refused(connection.head, fault)
+            raise refused
         return Answer(connection.head, body)
 
     def land(self, landing: Landing, token: CancellationToken) -> Version:
@@ -182,7 +161,7 @@ class Transport:
         """Deal with an answer that carries no bytes of the object."""
         try:
             self.whole(landing.call, connection, token, ())
-        except _Refused as refused:
+        except Refused as refused:
             if refused.head.status == 416:
                 return landing.nothing_there(refused.head)
             if refused.head.status == 412:
@@ -207,14 +186,14 @@ class Transport:
             number += 1
             try:
                 return attempt(at)
-            except _Refused as refused:
-                if refused.head.status in _MOVED_STATUS and redirects < 5:
+            except Refused as refused:
+                if refused.may_have_moved and redirects < 5:
                     redirects += 1
                     elsewhere = call.moved(refused.head)
                     if elsewhere is not None:
                         at = elsewhere
                         continue
-                if _is_denial(refused) and not renewed:
+                if refused.is_denial and not renewed:
                     renewed = True
                     call.renew()
                     continue
@@ -222,10 +201,9 @@ class Transport:
             except (StoreError, OSError) as error:
                 self._wait_or_raise(call, token, number, error)
 
-    def _pause_or_raise(self, call: Call, token: CancellationToken, number: int, refused: _Refused) -> None:
-        busy = refused.head.status in RETRYABLE_STATUS or refused.fault.code in _BUSY_CODES
-        if not busy or number >= self.policy.max_attempts:
-            raise to_error(call, refused.head, refused.fault, number) from refused
+    def _pause_or_raise(self, call: Call, token: CancellationToken, number: int, refused: Refused) -> None:
+        if not refused.is_passing or number >= self.policy.max_attempts:
+            raise to_error(call.operation, call.uri, refused, number) from refused
         _log.debug("%s %s: %s; try %d failed", call.operation, call.uri, refused, number)
         token.sleep(self.policy.pause_s(number, refused.head.field("retry-after")))
 
@@ -393,58 +371,3 @@ class Landing:
 
 class Unsized(Exception):  # noqa: N818 - a signal to the store, which then asks for the size
     """The server refused a range without telling how large the object is."""
-
-
-#: Codes that mean "busy" behind a status that does not say so (S3 answers 400 RequestTimeout).
-_BUSY_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "ServerBusy", "InternalError"})
-#: What means not only "later" but "fewer": the status, or the code behind another one.
-_SLOWER_STATUS = frozenset({429, 503})
-_SLOWER_CODES = frozenset({"SlowDown", "Throttling", "ServerBusy"})
-#: Codes that mean "your credentials" behind a status that does not say so (S3 answers 400 ExpiredToken).
-_DENIAL_CODES = frozenset(
-    {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
-)
-
-
-def _is_denial(refused: _Refused) -> bool:
-    return refused.head.status in (401, 403) or refused.fault.code in _DENIAL_CODES
-
-
-def to_error(call: Call, head: Head, fault: Fault, tries: int) -> StoreError:
-    """Return the error for an answer that is final."""
-    kind = _KINDS.get(head.status, StoreError)
-    if fault.code in _DENIAL_CODES:
-        kind = AccessDeniedError
-    elif head.status != 408 and (head.status in RETRYABLE_STATUS or fault.code in _BUSY_CODES):
-        kind = StoreUnavailableError
-    elif (head.status == 412 and call.operation == "put") or (head.status == 409 and fault.code in _EXISTS_CODES):
-        kind = AlreadyExistsError
-    tried = f" (tried {tries} times)" if tries > 1 else ""
-    said = ": ".join(part for part in (f"HTTP {head.status} {fault.code}".strip(), fault.message) if part)
-    advice = _advice(head, fault)
-    return kind(f"{said}{tried}{advice}", uri=str(call.uri), operation=call.operation)
-
-
-def _advice(head: Head, fault: Fault) -> str:
-    if head.status in (301, 302, 303, 307, 308):
-        target = urllib.parse.urlsplit(head.field("location"))
-        place = f" to {target.scheme}://{target.netloc}" if target.netloc else ""
-        return f"; the server redirects{place}: set the region or endpoint_url of the bucket"
-    if fault.code in _DENIAL_CODES:
-        return "; get new credentials (or set the clock)"
-    if head.status in (401, 403) and not fault.message:
-        return "; check the credentials and the permissions"
-    return ""
-
-
-_KINDS: dict[int, type[StoreError]] = {
-    401: AccessDeniedError,
-    403: AccessDeniedError,
-    404: NotFoundError,
-    408: StoreTimeoutError,
-    410: NotFoundError,
-    412: ObjectChangedError,
-}
-_EXISTS_CODES = frozenset(
-    {"BucketAlreadyExists", "BucketAlreadyOwnedByYou", "ContainerAlreadyExists", "BlobAlreadyExists"}
-)

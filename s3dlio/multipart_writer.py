@@ -1,0 +1,322 @@
+"""Writers of one object by parts: :class:`MultipartUploadWriter`, and the sinks that are named as the original's.
+
+Floor 6. Knows the public contract; the work is done in :mod:`s3dlio.outflow`. Despite the name it writes to
+every backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from s3dlio.api import current_token, store_of
+from s3dlio.buffers import flat_bytes
+from s3dlio.errors import OptionError
+from s3dlio.outflow import Outflow
+from s3dlio.sender import DEFAULT_PART_BYTES, DEFAULT_PARTS_IN_FLIGHT, Sent
+from s3dlio.stores import open_store
+from s3dlio.stores.base import PutOptions
+from s3dlio.uri import Uri, parse_object
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer
+
+    from s3dlio.options import StoreOptions
+
+#: S3's own bound. Asked of all backends, so that a program that works with one works with the others.
+_LEAST_PART_BYTES = 5 * 1024**2
+#: The original's sink for streams of small pieces.
+_STREAM_PART_BYTES, _STREAM_IN_FLIGHT = 8 * 1024**2, 64
+
+
+class UploadInfo(Mapping[str, Any]):
+    """What a closed writer tells: a mapping whose items are attributes too.
+
+    Attributes:
+        etag: Entity tag of the object, without quotes.
+        e_tag: The same, by the original's name.
+        total_bytes: Bytes of the object.
+        parts: Requests that carried them.
+        started_at: Aware datetime of the writer's beginning.
+        completed_at: Aware datetime of the object's completion.
+        checksum: Of all bytes: ``crc32c:`` and eight hexadecimal digits.
+    """
+
+    __slots__ = ("checksum", "completed_at", "e_tag", "etag", "parts", "started_at", "total_bytes")
+
+    etag: str
+    e_tag: str
+    total_bytes: int
+    parts: int
+    started_at: datetime
+    completed_at: datetime
+    checksum: str
+
+    def __init__(self, sent: Sent) -> None:
+        self.etag = self.e_tag = sent.etag
+        self.total_bytes = sent.total_bytes
+        self.parts = sent.parts
+        self.started_at = sent.started_at
+        self.completed_at = sent.completed_at
+        self.checksum = f"crc32c:{sent.crc32c:08x}"
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an item by its name."""
+        if name not in self.__slots__:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self.__slots__)
+
+    def __len__(self) -> int:
+        """Return how many items there are."""
+        return len(self.__slots__)
+
+    def __repr__(self) -> str:
+        """Show size, parts and entity tag."""
+        return f"UploadInfo(total_bytes={self.total_bytes}, parts={self.parts}, etag={self.etag!r})"
+
+
+class MultipartUploadWriter:
+    """Writes an object while its bytes come into being, several parts at a time.
+
+    The object appears, whole, when the writer is closed. Until then nothing of it can be seen, and when
+    something fails nothing is left of it. Memory in use: up to ``max_in_flight + 1`` parts, whatever the
+    object's size. Use it as a context manager: leaving the block closes it, an exception aborts it.
+
+    It belongs to one thread at a time, and to the process that made it. Every backend is written to in
+    this way; an object of one part is put with one request.
+
+    Args:
+        bucket: Bucket of an ``s3://`` object; :meth:`from_uri` takes URIs.
+        key: Its key.
+        part_size: Bytes of each part but the last; at least 5 MiB. An object has at most 10,000 parts.
+        max_in_flight: Most parts under way at once; who writes faster waits.
+        content_type: Media type.
+        abort_on_drop: Abort when the writer is let go without being closed, also when the interpreter ends.
+        metadata: Your own names and values (not kept by ``file://``).
+        overwrite: ``False`` refuses to replace an object, at the end at the latest.
+        options: How to reach the store.
+
+    Raises:
+        OptionError: ``part_size`` is too small.
+
+    Example:
+        >>> import s3dlio
+        >>> with s3dlio.MultipartUploadWriter.from_uri("memory://demo/big") as writer:
+        ...     _ = writer.write(b"spam" * 1000)
+        >>> writer.info.total_bytes
+        4000
+    """
+
+    def __init__(  # noqa: PLR0913 - the contract's keywords
+        self,
+        bucket: str,
+        key: str,
+        part_size: int = DEFAULT_PART_BYTES,
+        max_in_flight: int = DEFAULT_PARTS_IN_FLIGHT,
+        content_type: str | None = None,
+        abort_on_drop: bool = True,  # noqa: FBT001, FBT002 - the contract's order
+        *,
+        metadata: Mapping[str, str] | None = None,
+        overwrite: bool = True,
+        options: StoreOptions | None = None,
+    ) -> None:
+        put = PutOptions(content_type or "", metadata or {}, overwrite)
+        where = parse_object(f"s3://{bucket}/{key}", "MultipartUploadWriter")
+        self._open(where, put, options, part_size, max_in_flight, abort_on_drop=abort_on_drop)
+
+    @classmethod
+    def from_uri(  # noqa: PLR0913 - the contract's keywords
+        cls,
+        uri: str,
+        part_size: int = DEFAULT_PART_BYTES,
+        max_in_flight: int = DEFAULT_PARTS_IN_FLIGHT,
+        content_type: str | None = None,
+        abort_on_drop: bool = True,  # noqa: FBT001, FBT002 - the contract's order
+        *,
+        metadata: Mapping[str, str] | None = None,
+        overwrite: bool = True,
+        options: StoreOptions | None = None,
+    ) -> Self:
+        """Return a writer of the object that a URI names, on any backend; the rest as of the class."""
+        writer = cls.__new__(cls)
+        put = PutOptions(content_type or "", metadata or {}, overwrite)
+        where = parse_object(uri, "MultipartUploadWriter")
+        writer._open(where, put, options, part_size, max_in_flight, abort_on_drop=abort_on_drop)  # noqa: SLF001 - its own
+        return writer
+
+    def _open(
+        self,
+        where: Uri,
+        put: PutOptions,
+        options: StoreOptions | None,
+        part_size: int,
+        max_in_flight: int,
+        *,
+        abort_on_drop: bool,
+    ) -> None:
+        if part_size < _LEAST_PART_BYTES:
+            msg = f"part_size must be at least {_LEAST_PART_BYTES:,} bytes (5 MiB), not {part_size:,}"
+            raise OptionError(msg, uri=str(where), operation="MultipartUploadWriter")
+        store = store_of(where) if options is None else open_store(where, options)
+        self._outflow = Outflow(
+            store, where, put,
+            part_bytes=part_size, width=max_in_flight, parent=current_token(), abort_on_drop=abort_on_drop,
+        )  # fmt: skip
+        self._info: UploadInfo | None = None
+
+    @property
+    def uri(self) -> str:
+        """The object's URI."""
+        return str(self._outflow.uri)
+
+    @property
+    def info(self) -> UploadInfo | None:
+        """What :meth:`close` returned; ``None`` while the writer is open, or when it was aborted."""
+        return self._info
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes that were written so far."""
+        return self._outflow.bytes_written
+
+    def write(self, data: Buffer) -> int:
+        """Write bytes; the caller may reuse their memory when this returns.
+
+        Args:
+            data: Any contiguous bytes-like object, of any length.
+
+        Returns:
+            How many bytes.
+
+        Raises:
+            ClosedError: The writer is closed or aborted, or memory is reserved.
+            OptionError: The object gets more than 10,000 parts.
+            StoreError: An earlier part could not be sent; nothing of the object is left.
+        """
+        return self._outflow.write(flat_bytes(data))
+
+    def reserve(self, length: int) -> memoryview:
+        """Return writable memory of the library's own, to be filled and then committed: no copy is made.
+
+        Args:
+            length: Bytes; may be more than ``part_size``. One reservation at a time.
+        """
+        return self._outflow.reserve(length)
+
+    def commit(self, length: int) -> int:
+        """Write the first ``length`` bytes of the reserved memory. The view must not be used any more.
+
+        Raises:
+            OptionError: More than was reserved.
+            ClosedError: Nothing is reserved.
+            StoreError: As :meth:`write`.
+        """
+        return self._outflow.commit(length)
+
+    def flush(self) -> None:
+        """Wait until all whole parts have arrived. What does not fill a part yet stays here.
+
+        Raises:
+            StoreError: As :meth:`write`.
+        """
+        self._outflow.flush()
+
+    def close(self) -> UploadInfo:
+        """Send the rest, and make the object; its size and parts are checked against what was written.
+
+        A second call returns the same again.
+
+        Raises:
+            ClosedError: The writer was aborted, or memory is reserved.
+            AlreadyExistsError: The object exists, and ``overwrite`` is ``False``.
+            IntegrityError: The server's object is not what was written.
+            StoreError: It could not be written; nothing of it is left.
+        """
+        if self._info is None:
+            self._info = UploadInfo(self._outflow.close())
+        return self._info
+
+    def abort(self) -> None:
+        """Throw away what was written. Harmless when repeated, or after :meth:`close`.
+
+        Raises:
+            StoreError: What had arrived at the server could not be thrown away.
+        """
+        self._outflow.abort()
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the writer, or abort it when the block raises."""
+        if kind is None:
+            self.close()
+        else:
+            self._outflow.abort_because(error)
+
+
+class MultipartUploadSink(MultipartUploadWriter):
+    """:class:`MultipartUploadWriter` by the names of the original's blocking sink."""
+
+    def write_blocking(self, data: Buffer) -> int:
+        """See :meth:`MultipartUploadWriter.write`."""
+        return self.write(data)
+
+    def write_owned_blocking(self, data: Buffer) -> int:
+        """See :meth:`MultipartUploadWriter.write`."""
+        return self.write(data)
+
+    def finish_blocking(self) -> UploadInfo:
+        """See :meth:`MultipartUploadWriter.close`."""
+        return self.close()
+
+
+class StreamingMultipartSink(MultipartUploadWriter):
+    """:class:`MultipartUploadWriter` by the names, and with the defaults, of the original's streaming sink.
+
+    Args:
+        bucket: As of :class:`MultipartUploadWriter`.
+        key: Likewise.
+        part_size: 8 MiB unless given.
+        max_in_flight: 64 unless given.
+        **options: As of :class:`MultipartUploadWriter`.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        key: str,
+        part_size: int = _STREAM_PART_BYTES,
+        max_in_flight: int = _STREAM_IN_FLIGHT,
+        **options: Any,
+    ) -> None:
+        super().__init__(bucket, key, part_size, max_in_flight, **options)
+
+    @classmethod
+    def from_uri(  # type: ignore[override]
+        cls, uri: str, part_size: int = _STREAM_PART_BYTES, max_in_flight: int = _STREAM_IN_FLIGHT, **options: Any
+    ) -> Self:
+        """See :meth:`MultipartUploadWriter.from_uri`."""
+        return super().from_uri(uri, part_size, max_in_flight, **options)
+
+    def write_chunk(self, data: Buffer) -> int:
+        """See :meth:`MultipartUploadWriter.write`."""
+        return self.write(data)
+
+    def write_owned_bytes(self, data: Buffer) -> int:
+        """See :meth:`MultipartUploadWriter.write`."""
+        return self.write(data)
+
+    def finish(self) -> UploadInfo:
+        """See :meth:`MultipartUploadWriter.close`."""
+        return self.close()

@@ -1,0 +1,291 @@
+"""Streaming writers: bytes in, maybe compressed, an object out.
+
+Floor 6. Knows the public contract: names, options, what is told at the end. The stream of bytes is
+:mod:`s3dlio.outflow`'s, compression is :mod:`s3dlio.formats.compression`'s.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from s3dlio.api import current_token, stat, store_of
+from s3dlio.buffers import flat_bytes
+from s3dlio.errors import UriError
+from s3dlio.formats.compression import Compressor, codec_of_name, compressor, packed_name
+from s3dlio.outflow import Outflow
+from s3dlio.stores.base import PutOptions, Store
+from s3dlio.uri import from_path_or_uri, parse_object
+from s3dlio.writer_options import WriterOptions
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer
+
+
+class WriterStats(tuple[int, int]):  # noqa: SLOT001 - what it tells besides is in its __dict__
+    """What was written: the pair (bytes written, bytes stored), and more by key or attribute.
+
+    Attributes:
+        bytes_written: Bytes that were given to the writer.
+        compressed_bytes: Bytes of the object; the same number without compression.
+        compressed_size: The same, by another of the original's names.
+        checksum: Of the object's bytes: ``crc32c:`` and eight hexadecimal digits.
+        uri: The object, with the extension that compression may have added.
+        etag: Entity tag, without quotes.
+        parts: Requests that carried the bytes.
+    """
+
+    names: ClassVar[tuple[str, ...]] = (
+        "bytes_written", "compressed_bytes", "compressed_size", "checksum", "uri", "etag", "parts",
+    )  # fmt: skip
+
+    bytes_written: int
+    compressed_bytes: int
+    compressed_size: int
+    checksum: str
+    uri: str
+    etag: str
+    parts: int
+
+    def __new__(cls, bytes_written: int, compressed_bytes: int, **more: Any) -> Self:
+        """Make the pair."""
+        stats = super().__new__(cls, (bytes_written, compressed_bytes))
+        stats.__dict__.update(
+            bytes_written=bytes_written, compressed_bytes=compressed_bytes, compressed_size=compressed_bytes, **more
+        )
+        return stats
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return an item of the pair by its place, or anything by its name."""
+        return self.__dict__[key] if isinstance(key, str) else super().__getitem__(key)
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names."""
+        return self.names
+
+    def __repr__(self) -> str:
+        """Show everything by name."""
+        return f"WriterStats({', '.join(f'{name}={self[name]!r}' for name in self.names)})"
+
+
+class ObjectWriter:
+    """Writes an object piece by piece, on any backend.
+
+    The object appears, whole, when the writer is finalized; until then nothing of it can be seen. Parts are
+    sent while later ones are being written: memory in use stays near ``buffer_capacity`` times
+    ``max_in_flight`` whatever the object's size. Files are written under a hidden name, synced and renamed.
+
+    Use it as a context manager: leaving the block finalizes it, an exception cancels it. A writer that is let
+    go is cancelled. It belongs to one thread at a time, and to the process that made it.
+
+    Args:
+        uri: The object.
+        options: Compression and the rest; default: none but what the extension asks for.
+
+    Raises:
+        UriError: It does not name an object.
+
+    Example:
+        >>> import s3dlio
+        >>> with s3dlio.create_writer("memory://demo/log.zst") as writer:
+        ...     _ = writer.write(b"spam" * 1000)
+        >>> s3dlio.get(writer.uri, decompress=True) == b"spam" * 1000
+        True
+    """
+
+    def __init__(self, uri: str, options: WriterOptions | None = None) -> None:
+        options = options or WriterOptions()
+        given = parse_object(from_path_or_uri(uri), "create_writer")
+        codec = codec_of_name(given.key) if options.compression is None else options.compression
+        where = given.with_key(packed_name(given.key, codec))
+        put = PutOptions(options.content_type, options.metadata or {}, options.overwrite)
+        store = store_of(where)
+        self._outflow = Outflow(
+            store, where, put,
+            part_bytes=_part_bytes(store, options.buffer_capacity),
+            width=options.max_in_flight,
+            parent=current_token(),
+        )  # fmt: skip
+        self._compressor: Compressor | None = None
+        if codec != "none":
+            # A level that was meant for another codec than the name asks for is not taken over.
+            level = options.compression_level if options.compression is not None else None
+            self._compressor = compressor(codec, level)
+        self._written = 0
+        self._stats: WriterStats | None = None
+
+    @property
+    def uri(self) -> str:
+        """The object's URI, with the extension that compression may have added."""
+        return str(self._outflow.uri)
+
+    @property
+    def stats(self) -> WriterStats | None:
+        """What :meth:`finalize` returned; ``None`` before."""
+        return self._stats
+
+    def write(self, data: Buffer) -> int:
+        """Write bytes; the caller may reuse their memory when this returns.
+
+        Args:
+            data: Any contiguous bytes-like object.
+
+        Returns:
+            How many bytes were taken: all of them.
+
+        Raises:
+            ClosedError: The writer is finalized or cancelled.
+            StoreError: An earlier part could not be sent; nothing of the object is left.
+        """
+        view = flat_bytes(data)
+        if self._compressor is None:
+            self._outflow.write(view)
+        else:
+            self._outflow.check_open()
+            self._outflow.write(memoryview(self._compressor.compress(view)))
+        self._written += len(view)
+        return len(view)
+
+    def write_chunk(self, data: Buffer) -> int:
+        """Do as :meth:`write` does."""
+        return self.write(data)
+
+    def write_owned(self, data: Buffer) -> int:
+        """Do as :meth:`write` does."""
+        return self.write(data)
+
+    def write_owned_bytes(self, data: Buffer) -> int:
+        """Do as :meth:`write` does."""
+        return self.write(data)
+
+    def bytes_written(self) -> int:
+        """Return how many bytes were given to the writer so far."""
+        return self._written
+
+    def flush(self) -> None:
+        """Wait until all whole parts have arrived. What does not fill a part yet stays here.
+
+        Raises:
+            StoreError: As :meth:`write`.
+        """
+        self._outflow.flush()
+
+    def finalize(self) -> WriterStats:
+        """Send the rest, and make the object; its size is checked. A second call returns the same again.
+
+        Raises:
+            ClosedError: The writer was cancelled.
+            AlreadyExistsError: The object exists, and ``overwrite`` is ``False``.
+            IntegrityError: The backend's object is not what was written.
+            StoreError: It could not be written; nothing of it is left.
+        """
+        if self._stats is None:
+            if self._compressor is not None:
+                self._outflow.write(memoryview(self._compressor.flush()))
+            sent = self._outflow.close()
+            self._stats = WriterStats(
+                self._written, sent.total_bytes,
+                checksum=f"crc32c:{sent.crc32c:08x}", uri=self.uri, etag=sent.etag, parts=sent.parts,
+            )  # fmt: skip
+        return self._stats
+
+    def finish(self) -> dict[str, Any]:
+        """Finalize, and return what the backend says of the object: as :func:`s3dlio.stat`.
+
+        Raises:
+            StoreError: As :meth:`finalize`, or the backend cannot be asked.
+        """
+        self.finalize()
+        return stat(self.uri)
+
+    def cancel(self) -> None:
+        """Throw away what was written. Harmless when repeated, or after :meth:`finalize`.
+
+        Raises:
+            StoreError: What had arrived at the server could not be thrown away.
+        """
+        self._outflow.abort()
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finalize the writer, or cancel it when the block raises."""
+        if kind is None:
+            self.finalize()
+        else:
+            self._outflow.abort_because(error)
+
+
+def _part_bytes(store: Store, wanted: int) -> int:
+    """Return how many bytes to gather for a part, within what the backend asks for."""
+    limits = store.limits
+    within = max(limits.least_bytes, min(wanted, limits.most_bytes))
+    return -(-within // limits.multiple) * limits.multiple
+
+
+def create_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+    """Return a streaming writer of an object, on any backend: see :class:`ObjectWriter`.
+
+    Args:
+        uri: The object, or a local path.
+        options: Compression and the rest.
+    """
+    return ObjectWriter(uri, options)
+
+
+def _of_schemes(uri: str, options: WriterOptions | None, verb: str, *schemes: str) -> ObjectWriter:
+    scheme = parse_object(from_path_or_uri(uri), verb).scheme
+    if scheme not in schemes:
+        msg = f"{verb} writes {' or '.join(f'{scheme}://' for scheme in schemes)}; create_writer writes everywhere"
+        raise UriError(msg, uri=uri, operation=verb)
+    return ObjectWriter(uri, options)
+
+
+def create_s3_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+    """Return a streaming writer of an ``s3://`` object: see :class:`ObjectWriter`.
+
+    Raises:
+        UriError: The URI has another scheme.
+    """
+    return _of_schemes(uri, options, "create_s3_writer", "s3")
+
+
+def create_gcs_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+    """Return a streaming writer of a ``gs://`` object: see :class:`ObjectWriter`.
+
+    Raises:
+        UriError: The URI has another scheme.
+    """
+    return _of_schemes(uri, options, "create_gcs_writer", "gs", "gcs")
+
+
+def create_azure_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+    """Return a streaming writer of an ``az://`` blob: see :class:`ObjectWriter`.
+
+    Raises:
+        UriError: The URI has another scheme.
+    """
+    return _of_schemes(uri, options, "create_azure_writer", "az")
+
+
+def create_filesystem_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+    """Return a streaming writer of a local file, by path or ``file://``: see :class:`ObjectWriter`.
+
+    Raises:
+        UriError: The URI has another scheme.
+    """
+    return _of_schemes(uri, options, "create_filesystem_writer", "file")
+
+
+def create_direct_filesystem_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+    """Return a streaming writer of a local file past the page cache (``direct://``): see :class:`ObjectWriter`.
+
+    Raises:
+        UriError: The URI has another scheme.
+    """
+    return _of_schemes(uri, options, "create_direct_filesystem_writer", "direct")

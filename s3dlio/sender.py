@@ -1,0 +1,251 @@
+"""Sends an object as parts, several at once, and sees that it arrives whole or not at all.
+
+Floor 3. Knows threads, sums and what is to happen when a part fails; must not know where bytes come from
+(:mod:`s3dlio.outflow`, or memory that is there already), nor how a backend takes them. A part is taken by a
+thread of the crew as it comes; who has as many under way as he may waits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from s3dlio.cancel import CancellationToken
+from s3dlio.checksums import combine_crc32c, crc32c_of_pieces
+from s3dlio.crew import CREW
+from s3dlio.errors import CancelledError, OptionError, S3dlioError, UriError
+from s3dlio.stores.base import ObjectInfo, PutOptions, Store
+from s3dlio.stores.upload import Part, Upload
+from s3dlio.uri import PATH_SCHEMES, Uri
+
+DEFAULT_PART_BYTES = 16 * 1024**2
+DEFAULT_PARTS_IN_FLIGHT = 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of an object that was sent.
+
+    Attributes:
+        total_bytes: Bytes of the object.
+        parts: Requests that carried its bytes.
+        etag: Entity tag without quotes.
+        crc32c: Sum of all bytes.
+        started_at: When the first byte was handed over, with time zone.
+        completed_at: When the object was complete.
+    """
+
+    total_bytes: int
+    parts: int
+    etag: str
+    crc32c: int
+    started_at: datetime
+    completed_at: datetime
+
+
+class Sender:
+    """The parts of one object on their way. Belongs to one thread; what it hands parts to are others.
+
+    Args:
+        store: Where to.
+        uri: The object.
+        options: How it is written.
+        part_bytes: Bytes of each part but the last.
+        width: Most parts under way at once.
+        parent: Cancelling it stops the upload.
+
+    Raises:
+        OptionError: The backend does not take such parts.
+        UriError: A file cannot have this name.
+    """
+
+    def __init__(
+        self, store: Store, uri: Uri, options: PutOptions, *, part_bytes: int, width: int, parent: CancellationToken
+    ) -> None:
+        _check(store, uri, part_bytes, width)
+        self._store = store
+        self._uri = uri
+        self._options = options
+        self._part_bytes = part_bytes
+        self._width = 1 if store.limits.in_order else width
+        self._token = CancellationToken(parent, CREW.get().token)
+        self._upload: Upload | None = None
+        self._sums: dict[int, tuple[int, int]] = {}
+        self._length = 0
+        self._under_way = 0
+        self._changed = threading.Condition(threading.Lock())
+        self._error: BaseException | None = None
+        self._started_at = datetime.now(UTC)
+
+    @property
+    def length(self) -> int:
+        """Bytes that were handed over."""
+        return self._length
+
+    def send(self, pieces: Sequence[memoryview], length: int, done: Callable[[], Any] = lambda: None) -> None:
+        """Hand over the next part; wait while as many as may be are under way.
+
+        Args:
+            pieces: Its bytes, not to be changed until ``done``.
+            length: How many.
+            done: Called in some thread when the part has arrived or is given up. It must not raise.
+
+        Raises:
+            OptionError: The object would have more parts than the backend takes.
+            BaseException: What an earlier part failed with. Nothing of the object is left.
+        """
+        number = self._next_number(length)
+        self._await_room()
+        self._raise_failure()
+        if self._upload is None:
+            self._begin()
+        start, self._length = self._length, self._length + length
+        carried = tuple(pieces)
+        with self._changed:
+            self._under_way += 1
+        CREW.get().start(lambda: self._carry(number, start, carried, length, done))
+
+    def _await_room(self) -> None:
+        with self._changed:
+            while self._under_way >= self._width and self._error is None:
+                self._changed.wait()
+
+    def _begin(self) -> None:
+        try:
+            self._upload = self._store.upload(self._uri, self._options, self._token)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _next_number(self, length: int) -> int:
+        number = len(self._sums)
+        most = self._store.limits.most_parts
+        if number >= most:
+            advice = -(-self._part_bytes * 4 // 2**20)
+            msg = (
+                f"the object has more than {most:,} parts of {self._part_bytes:,} bytes; "
+                f"choose a larger part_size, e.g. {advice} MiB"
+            )
+            raise OptionError(msg, uri=str(self._uri), operation="put")
+        self._sums[number] = (0, length)
+        return number
+
+    def _carry(
+        self, number: int, start: int, pieces: tuple[memoryview, ...], length: int, done: Callable[[], Any]
+    ) -> None:
+        try:
+            if self._error is None and self._upload is not None:
+                crc = crc32c_of_pieces(pieces)
+                self._sums[number] = (crc, length)
+                self._upload.send(Part(number, start, pieces, length, crc), self._token)
+        except BaseException as error:  # noqa: BLE001 - a thread's boundary: who sends next raises it again
+            self._fail(error)
+        finally:
+            del pieces
+            done()
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._error is None or isinstance(self._error, CancelledError):
+                self._error = error
+        self._token.cancel()
+
+    def wait(self) -> None:
+        """Wait until what was handed over has arrived.
+
+        Raises:
+            BaseException: What a part failed with. Nothing of the object is left.
+        """
+        self._settle()
+        self._raise_failure()
+
+    def _settle(self) -> None:
+        with self._changed:
+            while self._under_way:
+                self._changed.wait()
+
+    def _raise_failure(self) -> None:
+        if self._error is None:
+            return
+        error = self._error
+        self._abort_because(error)
+        raise error
+
+    def _abort_because(self, error: BaseException) -> None:
+        try:
+            self.abort()
+        except S3dlioError as second:
+            error.add_note(f"What had arrived could not be thrown away: {second}")
+
+    def finish(self, pieces: Sequence[memoryview], length: int) -> Sent:
+        """Hand over the last bytes, and make the object.
+
+        An object of no more than one part is put with a single request.
+
+        Raises:
+            BaseException: It could not be made; nothing of it is left.
+        """
+        self._raise_failure()
+        try:
+            is_small = self._upload is None and length <= self._part_bytes
+            info = self._put(pieces, length) if is_small else self._complete(pieces, length)
+        except BaseException as error:
+            self._abort_because(error)
+            raise
+        self._token.detach()
+        sums = [self._sums[number] for number in range(len(self._sums))]
+        crc = combine_crc32c(sums)
+        return Sent(self._length, len(sums), info.etag, crc, self._started_at, datetime.now(UTC))
+
+    def _complete(self, pieces: Sequence[memoryview], length: int) -> ObjectInfo:
+        if length:
+            self.send(pieces, length)
+        self.wait()
+        upload = self._upload
+        assert upload is not None  # noqa: S101 - more than a part was handed over, or something was sent before
+        return upload.complete(self._length, len(self._sums), self._token)
+
+    def _put(self, pieces: Sequence[memoryview], length: int) -> ObjectInfo:
+        data = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+        self._sums[0] = (crc32c_of_pieces(pieces), length)
+        self._length = length
+        return self._store.put(self._uri, data, self._options, self._token)
+
+    def abort(self) -> None:
+        """Stop what is under way and throw away what has arrived. Once is enough.
+
+        Raises:
+            StoreError: It could not be thrown away.
+        """
+        self._token.cancel()
+        self._settle()
+        self._token.detach()
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.abort()
+
+
+def _check(store: Store, uri: Uri, part_bytes: int, width: int) -> None:
+    if uri.scheme in PATH_SCHEMES and uri.key.endswith("/"):
+        msg = "a file name cannot end in '/'"
+        raise UriError(msg, uri=str(uri), operation="put")
+    limits = store.limits
+    fault = ""
+    if part_bytes < limits.least_bytes:
+        fault = f"at least {limits.least_bytes:,}"
+    elif part_bytes > limits.most_bytes:
+        fault = f"at most {limits.most_bytes:,}"
+    elif part_bytes < 1 or part_bytes % limits.multiple:
+        fault = f"a multiple of {limits.multiple:,}"
+    if fault:
+        msg = f"part_size must be {fault} bytes, not {part_bytes:,}"
+        raise OptionError(msg, uri=str(uri), operation="put")
+    if width < 1:
+        msg = f"max_in_flight must be at least 1, not {width}"
+        raise OptionError(msg, uri=str(uri), operation="put")

@@ -1,0 +1,179 @@
+"""A file under a hidden name, until it is whole.
+
+Floor 2. Knows paths, ``pwrite`` and ``fsync``; must not know anything of networks. What is published has
+reached the disk, and so has its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import ClassVar, Self
+
+from s3dlio.cancel import CancellationToken
+from s3dlio.errors import AccessDeniedError, AlreadyExistsError, IntegrityError, NotFoundError, StoreError, UriError
+from s3dlio.stores.base import ObjectInfo
+from s3dlio.stores.upload import Part, Upload
+from s3dlio.uri import Uri
+
+#: Ends the hidden names of files that are still being written; listings leave them out.
+TEMPORARY = ".s3dlio-partial"
+#: Of the final name in a hidden one: four bytes each, and the whole stays within the usual 255.
+_SHOWN_CHARS = 50
+#: One call writes at most this much, so that a cancelled write of a huge file ends soon.
+_STEP_BYTES = 64 * 1024 * 1024
+
+_KINDS: dict[int, type[StoreError]] = {
+    errno.ENOENT: NotFoundError,
+    errno.ENOTDIR: NotFoundError,
+    errno.EEXIST: AlreadyExistsError,
+    errno.EACCES: AccessDeniedError,
+    errno.EPERM: AccessDeniedError,
+}
+
+
+@contextlib.contextmanager
+def mapped(uri: Uri, operation: str) -> Iterator[None]:
+    """Turn ``OSError`` into this library's errors."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        kind = _KINDS.get(error.errno or 0, StoreError)
+        raise kind(error.strerror or str(error), uri=str(uri), operation=operation) from error
+
+
+def tag_of(status: os.stat_result) -> str:
+    """Return what tells one content of a file from another: a rename-over has another inode."""
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+
+
+class Draft:
+    """A file in the making. Different stretches of it may be written at once.
+
+    Args:
+        uri: The file it is to be. Missing folders are made.
+
+    Raises:
+        UriError: A file cannot have this name.
+        OSError: It cannot be made.
+    """
+
+    flags: ClassVar[int] = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+    def __init__(self, uri: Uri) -> None:
+        if uri.key.endswith("/"):
+            msg = "a file name cannot end in '/'"
+            raise UriError(msg, uri=str(uri), operation="put")
+        self._final = uri.key
+        self._folder, name = os.path.split(uri.key)
+        self._path = os.path.join(self._folder, f".{name[:_SHOWN_CHARS]}.{secrets.token_hex(8)}{TEMPORARY}")
+        _make_folder(self._folder)
+        self._descriptor = self._open(self._path)
+
+    def _open(self, path: str) -> int:
+        return os.open(path, self.flags, 0o666)
+
+    def write(self, start: int, pieces: Sequence[memoryview], token: CancellationToken) -> None:
+        """Write pieces of memory, one after the other, from a place in the file on."""
+        for piece in pieces:
+            done = 0
+            while done < len(piece):
+                token.check()
+                done += os.pwrite(self._descriptor, piece[done : done + _STEP_BYTES], start + done)
+            start += len(piece)
+
+    def publish(self, length: int, *, overwrite: bool) -> os.stat_result:
+        """Give the file its name, once its ``length`` bytes are on the disk, and return its status."""
+        self._settle(length)
+        os.fsync(self._descriptor)
+        status = os.fstat(self._descriptor)
+        self._close()
+        if overwrite:
+            os.replace(self._path, self._final)
+        else:
+            os.link(self._path, self._final)  # fails if the name is taken, which rename would not
+            os.unlink(self._path)
+        _sync_folder(self._folder)
+        return status
+
+    def _settle(self, length: int) -> None:
+        """Take off what was written beyond the end: nothing here."""
+
+    def discard(self) -> None:
+        """Throw the file away. Once is enough; after :meth:`publish` nothing is left to do."""
+        self._close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        """Discard the file at the end, unless it was published."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Discard what was not published."""
+        self.discard()
+
+
+class FileUpload(Upload):
+    """An upload to a file.
+
+    Args:
+        uri: The file.
+        draft: Its content so far: nothing.
+        overwrite: ``False`` refuses to replace a file.
+    """
+
+    def __init__(self, uri: Uri, draft: Draft, *, overwrite: bool) -> None:
+        self._uri = uri
+        self._draft = draft
+        self._overwrite = overwrite
+
+    def send(self, part: Part, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.upload.Upload.send`."""
+        with mapped(self._uri, "put"):
+            self._draft.write(part.start, part.pieces, token)
+
+    def complete(self, length: int, parts: int, token: CancellationToken) -> ObjectInfo:
+        """See :meth:`s3dlio.stores.upload.Upload.complete`."""
+        token.check()
+        with mapped(self._uri, "put"):
+            status = self._draft.publish(length, overwrite=self._overwrite)
+        if status.st_size != length:
+            msg = f"the file has {status.st_size} bytes, {length} were written in {parts} parts"
+            raise IntegrityError(msg, uri=str(self._uri), operation="put")
+        return ObjectInfo(length, etag=tag_of(status))
+
+    def abort(self) -> None:
+        """See :meth:`s3dlio.stores.upload.Upload.abort`."""
+        with mapped(self._uri, "put"):
+            self._draft.discard()
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        # Neither "the object exists" nor "it is missing": nothing can be written there.
+        msg = "a file stands where a directory is needed"
+        raise OSError(errno.EINVAL, msg) from error
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder or "/", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,137 @@
+"""Uploads by parts as S3 has them, and Google Cloud Storage's XML interface too.
+
+Floor 2. Knows the four requests (begin, part, complete, abort) and what can go wrong with each; must not know
+how one provider signs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from s3dlio.cancel import CancellationToken
+from s3dlio.checksums import base64_of
+from s3dlio.errors import AlreadyExistsError, IntegrityError, NotFoundError, StoreError
+from s3dlio.stores import xml
+from s3dlio.stores.base import ObjectInfo, PutOptions, bare, quoted
+from s3dlio.stores.upload import Limits, Part, Upload
+from s3dlio.uri import Uri
+from s3dlio.wire.refusals import Refused, to_error
+
+if TYPE_CHECKING:
+    from s3dlio.stores.rest import RestStore
+
+#: S3's (and Google's): at least 5 MiB but for the last part, at most 5 GiB, and 10,000 parts.
+MULTIPART_LIMITS = Limits(least_bytes=5 * 1024**2, most_bytes=5 * 1024**3, most_parts=10_000)
+#: How many parts an object was made of, in its entity tag, where that is of the usual form.
+_PARTS_IN_TAG = re.compile(r"[0-9a-f]{32}-(\d{1,5})")
+
+
+class MultipartUpload(Upload):
+    """One upload, begun.
+
+    Args:
+        store: Where to.
+        uri: The object.
+        options: How it is written.
+        token: Stops the beginning.
+        begin_headers: Further header fields of the request that begins the upload.
+        is_conditional: Whether the server heeds ``if-none-match`` when the upload is completed.
+    """
+
+    def __init__(
+        self,
+        store: RestStore,
+        uri: Uri,
+        options: PutOptions,
+        token: CancellationToken,
+        *,
+        begin_headers: Mapping[str, str],
+        is_conditional: bool = True,
+    ) -> None:
+        self._store = store
+        self._uri = uri
+        self._sums = bool(begin_headers)
+        self._must_be_new = not options.overwrite
+        self._is_conditional = is_conditional
+        self._tags: dict[int, tuple[str, int]] = {}
+        self._refuse_existing(token)
+        headers = store.put_headers(PutOptions(options.content_type, options.metadata))
+        headers |= {**begin_headers, "content-length": "0"}
+        answer = store.ask("POST", uri, {"uploads": ""}, headers, token)
+        self._id = xml.upload_id(answer.body)
+
+    def _refuse_existing(self, token: CancellationToken) -> None:
+        """Look for an object that must not be replaced, where the server cannot be told so."""
+        if not self._must_be_new or self._is_conditional:
+            return
+        try:
+            self._store.head(self._uri, token)
+        except NotFoundError:
+            return
+        msg = "the object exists"
+        raise AlreadyExistsError(msg, uri=str(self._uri), operation="put")
+
+    def send(self, part: Part, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.upload.Upload.send`."""
+        query = {"partNumber": str(part.number + 1), "uploadId": self._id}
+        headers = self._store.body_headers(part.pieces, part.crc32c)
+        answer = self._store.ask("PUT", self._uri, query, headers, token, part.pieces)
+        etag = bare(answer.head.etag)
+        if not etag:
+            msg = f"the server has not confirmed part {part.number + 1}: its answer has no entity tag"
+            raise StoreError(msg, uri=str(self._uri), operation="put")
+        self._tags[part.number] = etag, part.crc32c
+
+    def complete(self, length: int, parts: int, token: CancellationToken) -> ObjectInfo:
+        """See :meth:`s3dlio.stores.upload.Upload.complete`."""
+        self._refuse_existing(token)
+        tags = [self._tags[number] for number in range(parts)]
+        self._join(tags, token)
+        info = self._store.head(self._uri, token)
+        told = _PARTS_IN_TAG.fullmatch(info.etag)
+        if info.size != length or (told and int(told[1]) != parts):
+            there = f"{info.size} bytes" + (f" in {told[1]} parts" if told else "")
+            msg = f"the server has made an object of {there}; {length} bytes in {parts} parts were sent"
+            raise IntegrityError(msg, uri=str(self._uri), operation="put")
+        return info
+
+    def _join(self, tags: list[tuple[str, int]], token: CancellationToken) -> None:
+        known = [(quoted(etag), base64_of(crc) if self._sums else "") for etag, crc in tags]
+        body = memoryview(xml.complete_request(known))
+        headers = {"content-length": str(len(body)), "content-type": "application/xml"}
+        if self._must_be_new and self._is_conditional:
+            headers["if-none-match"] = "*"
+        for attempt in range(1, self._store.options.max_attempts + 1):
+            try:
+                answer = self._store.ask("POST", self._uri, {"uploadId": self._id}, headers, token, [body])
+            except NotFoundError:
+                # It may have been completed by a request whose answer was lost on the way.
+                if attempt == 1 and self._is_there(tags, token):
+                    return
+                raise
+            fault = xml.fault_in(answer.body)  # S3 answers 200 before it knows how it ends
+            if fault is None:
+                return
+            refused = Refused(answer.head, fault)
+            if not refused.is_passing or attempt == self._store.options.max_attempts:
+                raise to_error("put", self._uri, refused, attempt)
+            token.sleep(min(self._store.options.retry_max_s, self._store.options.retry_base_s * 2**attempt))
+
+    def _is_there(self, tags: list[tuple[str, int]], token: CancellationToken) -> bool:
+        """Tell whether the object is the one that these parts make, by the entity tag that S3 gives it."""
+        try:
+            there = self._store.head(self._uri, token).etag
+            joined = b"".join(bytes.fromhex(etag) for etag, _ in tags)
+        except (NotFoundError, ValueError):
+            return False
+        return there == f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(tags)}"
+
+    def abort(self) -> None:
+        """See :meth:`s3dlio.stores.upload.Upload.abort`."""
+        try:
+            self._store.ask("DELETE", self._uri, {"uploadId": self._id}, {}, CancellationToken())
+        except NotFoundError:
+            return  # it is completed, or somebody else has aborted it

@@ -1,0 +1,112 @@
+"""Answers that are not what was asked for: what they mean, and the error each becomes.
+
+Floor 2. Pure: status codes and the servers' own codes in, errors out. Must not know sockets, nor who tries
+again.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from typing import NamedTuple
+
+from s3dlio.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    NotFoundError,
+    ObjectChangedError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from s3dlio.retry import RETRYABLE_STATUS
+from s3dlio.wire.head import Head
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# 400 too: S3 answers it, with the right region in a header, when the signature names a wrong one.
+_MOVED_STATUS = _REDIRECTS | {400}
+#: Codes that mean "busy" behind a status that does not say so (S3 answers 400 RequestTimeout).
+_BUSY_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "ServerBusy", "InternalError"})
+#: What means not only "later" but "fewer": the status, or the code behind another one.
+_SLOWER_STATUS = frozenset({429, 503})
+_SLOWER_CODES = frozenset({"SlowDown", "Throttling", "ServerBusy"})
+#: Codes that mean "your credentials" behind a status that does not say so (S3 answers 400 ExpiredToken).
+_DENIAL_CODES = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
+)
+_EXISTS_CODES = frozenset(
+    {
+        "BucketAlreadyExists", "BucketAlreadyOwnedByYou", "ContainerAlreadyExists", "BlobAlreadyExists",
+        "ConditionalRequestConflict",  # somebody else is writing it at this moment
+    }
+)  # fmt: skip
+_KINDS: dict[int, type[StoreError]] = {
+    401: AccessDeniedError,
+    403: AccessDeniedError,
+    404: NotFoundError,
+    408: StoreTimeoutError,
+    410: NotFoundError,
+    412: ObjectChangedError,
+}
+
+
+class Fault(NamedTuple):
+    """What a server says went wrong: its own code (such as ``SlowDown``) and its message."""
+
+    code: str
+    message: str
+
+
+class Refused(Exception):  # noqa: N818 - a signal inside the library, not an error anyone sees
+    """The server answered, and not with what was asked for."""
+
+    def __init__(self, head: Head, fault: Fault) -> None:
+        super().__init__(f"HTTP {head.status} {fault.code}")
+        self.head = head
+        self.fault = fault
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may be answered well a little later."""
+        return self.head.status in RETRYABLE_STATUS or self.fault.code in _BUSY_CODES
+
+    @property
+    def asks_for_fewer(self) -> bool:
+        """Whether the server says that it gets too many requests."""
+        return self.head.status in _SLOWER_STATUS or self.fault.code in _SLOWER_CODES
+
+    @property
+    def is_denial(self) -> bool:
+        """Whether other credentials could help."""
+        return self.head.status in (401, 403) or self.fault.code in _DENIAL_CODES
+
+    @property
+    def may_have_moved(self) -> bool:
+        """Whether the answer may name another place to ask."""
+        return self.head.status in _MOVED_STATUS
+
+
+def to_error(operation: str, uri: object, refused: Refused, tries: int) -> StoreError:
+    """Return the error for an answer that is final."""
+    head, fault = refused.head, refused.fault
+    kind = _KINDS.get(head.status, StoreError)
+    if fault.code in _DENIAL_CODES:
+        kind = AccessDeniedError
+    elif head.status != 408 and refused.is_passing:
+        kind = StoreUnavailableError
+    elif (head.status == 412 and operation == "put") or (head.status == 409 and fault.code in _EXISTS_CODES):
+        kind = AlreadyExistsError
+    tried = f" (tried {tries} times)" if tries > 1 else ""
+    said = ": ".join(part for part in (f"HTTP {head.status} {fault.code}".strip(), fault.message) if part)
+    return kind(f"{said}{tried}{_advice(head, fault)}", uri=str(uri), operation=operation)
+
+
+def _advice(head: Head, fault: Fault) -> str:
+    if head.status in _REDIRECTS:
+        target = urllib.parse.urlsplit(head.field("location"))
+        place = f" to {target.scheme}://{target.netloc}" if target.netloc else ""
+        return f"; the server redirects{place}: set the region or endpoint_url of the bucket"
+    if fault.code in _DENIAL_CODES:
+        return "; get new credentials (or set the clock)"
+    if head.status in (401, 403) and not fault.message:
+        return "; check the credentials and the permissions"
+    return ""
