@@ -26,6 +26,8 @@ from s3dlio.uri import Uri
 
 #: Files that are looked through at once: each keeps several requests in flight itself.
 _FILES_AT_ONCE = 4
+#: Indexes beside their files that are read at once: one small request each, so what counts is the latency.
+_SIDECARS_AT_ONCE = 32
 _SUFFIX = ".idx"
 
 #: Told after each file: files done, files in all.
@@ -105,7 +107,8 @@ def _all_indexes(tasks: list[_Task], store: Store, progress: Progress | None) ->
             progress(len(done), len(tasks))
         return index
 
-    return map_all(find, tasks, _FILES_AT_ONCE, CREW.get().token)
+    width = _SIDECARS_AT_ONCE if all(task.sidecar for task in tasks) else _FILES_AT_ONCE
+    return map_all(find, tasks, width, CREW.get().token)
 
 
 def _read_sidecar(task: _Task, store: Store, token: CancellationToken) -> Index:

@@ -16,10 +16,10 @@ from typing import Any
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import combine_crc32c, crc32c_of_pieces
 from s3dlio.crew import CREW
-from s3dlio.errors import CancelledError, OptionError, S3dlioError, UriError
+from s3dlio.errors import CancelledError, OptionError, S3dlioError
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
 from s3dlio.stores.upload import Part, Upload
-from s3dlio.uri import PATH_SCHEMES, Uri
+from s3dlio.uri import Uri
 
 DEFAULT_PART_BYTES = 16 * 1024**2
 DEFAULT_PARTS_IN_FLIGHT = 16
@@ -31,7 +31,7 @@ class Sent:
 
     Attributes:
         total_bytes: Bytes of the object.
-        parts: Requests that carried its bytes.
+        parts: Requests that carried its bytes, at least 1.
         etag: Entity tag without quotes.
         crc32c: Sum of all bytes.
         started_at: When the first byte was handed over, with time zone.
@@ -59,7 +59,7 @@ class Sender:
 
     Raises:
         OptionError: The backend does not take such parts.
-        UriError: A file cannot have this name.
+        StoreError: The upload cannot be begun (where that costs a request, it is begun later).
     """
 
     def __init__(
@@ -79,6 +79,8 @@ class Sender:
         self._changed = threading.Condition(threading.Lock())
         self._error: BaseException | None = None
         self._started_at = datetime.now(UTC)
+        if store.limits.free:
+            self._begin()
 
     @property
     def length(self) -> int:
@@ -113,12 +115,13 @@ class Sender:
             while self._under_way >= self._width and self._error is None:
                 self._changed.wait()
 
-    def _begin(self) -> None:
+    def _begin(self) -> Upload:
         try:
-            self._upload = self._store.upload(self._uri, self._options, self._token)
+            self._upload = upload = self._store.upload(self._uri, self._options, self._token)
         except BaseException as error:
             self._fail(error)
             raise
+        return upload
 
     def _next_number(self, length: int) -> int:
         number = len(self._sums)
@@ -201,14 +204,13 @@ class Sender:
         self._token.detach()
         sums = [self._sums[number] for number in range(len(self._sums))]
         crc = combine_crc32c(sums)
-        return Sent(self._length, len(sums), info.etag, crc, self._started_at, datetime.now(UTC))
+        return Sent(self._length, max(1, len(sums)), info.etag, crc, self._started_at, datetime.now(UTC))
 
     def _complete(self, pieces: Sequence[memoryview], length: int) -> ObjectInfo:
         if length:
             self.send(pieces, length)
         self.wait()
-        upload = self._upload
-        assert upload is not None  # noqa: S101 - more than a part was handed over, or something was sent before
+        upload = self._upload or self._begin()
         return upload.complete(self._length, len(self._sums), self._token)
 
     def _put(self, pieces: Sequence[memoryview], length: int) -> ObjectInfo:
@@ -232,9 +234,6 @@ class Sender:
 
 
 def _check(store: Store, uri: Uri, part_bytes: int, width: int) -> None:
-    if uri.scheme in PATH_SCHEMES and uri.key.endswith("/"):
-        msg = "a file name cannot end in '/'"
-        raise UriError(msg, uri=str(uri), operation="put")
     limits = store.limits
     fault = ""
     if part_bytes < limits.least_bytes:

@@ -88,7 +88,7 @@ class DirectStore(LocalStore):
 
     open_flags = LocalStore.open_flags | _O_DIRECT
     draft = _DirectDraft
-    limits = Limits(multiple=ALIGNMENT)
+    limits = Limits(multiple=ALIGNMENT, free=True)
 
     @contextlib.contextmanager
     def _open(self, uri: Uri) -> Iterator[int]:

@@ -21,6 +21,7 @@ from s3dlio.errors import NotFoundError, ObjectChangedError, RangeError, StoreEr
 from s3dlio.options import StoreOptions
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
 from s3dlio.stores.draft import TEMPORARY, Draft, FileUpload, mapped, tag_of
+from s3dlio.stores.upload import Limits
 from s3dlio.uri import Uri
 
 #: One pread moves at most this much, so that a cancelled read of a huge file ends soon.
@@ -43,6 +44,7 @@ class LocalStore(Store):
     open_flags: ClassVar[int] = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     #: How files are written.
     draft: ClassVar[type[Draft]] = Draft
+    limits = Limits(free=True)
 
     def __init__(self, options: StoreOptions | None = None) -> None:
         super().__init__(options)

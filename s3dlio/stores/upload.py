@@ -24,6 +24,7 @@ class Limits(NamedTuple):
         most_parts: Of one object.
         multiple: Of how many bytes every part but the last must be made.
         in_order: Each part is sent when the one before has been taken.
+        free: To begin an upload costs nothing: it is begun at once, and what hinders it shows early.
     """
 
     least_bytes: int = 1
@@ -31,6 +32,7 @@ class Limits(NamedTuple):
     most_parts: int = 1 << 62
     multiple: int = 1
     in_order: bool = False
+    free: bool = False
 
 
 class Part(NamedTuple):

@@ -167,6 +167,25 @@ class Layout:
         return _to_tensor(element, shared=self.single)
 
 
+def nothing_like(spec: Any) -> tf.data.Dataset:
+    """Return a dataset of elements of some spec that has none, and whose cardinality is unknown.
+
+    Nothing of it runs in Python: TensorFlow may come past it when the interpreter has ended.
+    """
+    none = tf.data.Dataset.range(1).filter(lambda _: False)
+    return none.map(lambda _: tf.nest.map_structure(_any_of, spec))
+
+
+def _any_of(spec: Any) -> Any:
+    if isinstance(spec, tf.RaggedTensorSpec):
+        rows, _, *inner = spec.shape
+        values = _any_of(tf.TensorSpec([None, *inner], spec.dtype))
+        lengths = _any_of(tf.TensorSpec([rows], tf.int64))
+        return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
+    zeros = tf.zeros([length or 0 for length in spec.shape], spec.dtype)
+    return tf.raw_ops.PlaceholderWithDefault(input=zeros, shape=spec.shape)
+
+
 def _form_of(sample: Any) -> Any:
     if isinstance(sample, dict):
         return {name: _form_of(value) for name, value in sample.items()}

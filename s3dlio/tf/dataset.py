@@ -24,7 +24,7 @@ from s3dlio.orders import DEFAULT_SHUFFLE_BUFFER
 from s3dlio.resume import State
 from s3dlio.shards import Shard
 from s3dlio.tf import world
-from s3dlio.tf.convert import Layout
+from s3dlio.tf.convert import Layout, nothing_like
 from s3dlio.tf.place import Place
 from s3dlio.tf.tap import Tap
 
@@ -32,6 +32,8 @@ from s3dlio.tf.tap import Tap
 _BATCH_SIZE = 32
 #: Single samples are drawn so many at a time: drawing once costs 150 us.
 _DRAWN_TOGETHER = 32
+#: Elements that are ready while one is in use.
+_READY = 1
 #: With ``on_error="skip"``, so many damaged samples may stand before the first that tells what samples are.
 _TRIES = 100
 #: Of the options, those that the samples take.
@@ -231,6 +233,7 @@ class S3TFDataset:
         self.samples: ObjectDataset = samples
         self._loader = BatchLoader(samples, plan)
         self._place = Place(self._loader, self._loop.batch_size or 1)
+        self._dataset: tf.data.Dataset | None = None
 
     @classmethod
     def from_prefix(cls, uri: str, **options: Any) -> Self:
@@ -298,7 +301,12 @@ class S3TFDataset:
     # -- reading ----------------------------------------------------------------------------------
 
     def dataset(self) -> tf.data.Dataset:
-        """Return the ``tf.data.Dataset``; see :func:`make_tf_dataset` for what it yields."""
+        """Return the ``tf.data.Dataset``, each time the same; see :func:`make_tf_dataset` for what it yields."""
+        if self._dataset is None:
+            self._dataset = self._build()
+        return self._dataset
+
+    def _build(self) -> tf.data.Dataset:
         layout = self._layout
         draw = self._draw_single if layout.single else self._draw
         drawn = tf.data.Dataset.from_generator(lambda: Tap(draw), output_signature=layout.spec)
@@ -306,12 +314,13 @@ class S3TFDataset:
             drawn = drawn.unbatch()
         # Nothing, repeated for ever, makes the number of elements known that take() allows. (To assert it
         # instead would make errors of the rest of an epoch, and never end under ignore_errors().)
-        nothing = tf.data.Dataset.from_generator(lambda: iter(()), output_signature=drawn.element_spec).repeat()
-        return drawn.concatenate(nothing).take(len(self)).with_options(self._tf_options())
+        whole = drawn.concatenate(nothing_like(drawn.element_spec).repeat()).take(len(self)).prefetch(_READY)
+        return whole.with_options(self._tf_options())
 
     def _tf_options(self) -> tf.data.Options:
         options = tf.data.Options()
         options.deterministic = True
+        options.experimental_optimization.inject_prefetch = False  # what is ready is prefetched here
         if self._loader.plan.rank.count > 1:  # tf.distribute must not divide once more what is divided here
             options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return options

@@ -21,8 +21,8 @@ from s3dlio.errors import CancelledError
 
 #: At exit, reads are broken off and end at once; a transform that does not is not waited for longer.
 _EXIT_WAIT_S = 2.0
-#: For a thread that was about to draw: it finds the end, and is gone.
-_GRACE_S = 0.01
+#: A thread that was about to draw, or has just found the end, is gone when none has come for so long.
+_GRACE_S = 0.03
 
 
 class Tap(Iterator[Any]):
@@ -37,12 +37,13 @@ class Tap(Iterator[Any]):
         self._pid = os.getpid()
         self._source = open_source(self._token)
         self._drawing = threading.Lock()
-        self._is_shut = False
+        self._is_shut = _EXIT.has_begun  # whoever repeats its dataset comes again
         _OPEN.add(self)
 
     def __next__(self) -> Any:
         """Return the next element."""
         with self._drawing:
+            _EXIT.last_seen = time.monotonic()
             if self._is_shut:
                 raise StopIteration
             try:
@@ -51,6 +52,8 @@ class Tap(Iterator[Any]):
                 if self._is_shut:  # while this drew
                     raise StopIteration from None
                 raise
+            finally:
+                _EXIT.last_seen = time.monotonic()
 
     def shut(self) -> None:
         """Have it end, and the draw that is under way too."""
@@ -71,18 +74,33 @@ class Tap(Iterator[Any]):
         """Let go of the parent token: TensorFlow has dropped its iterator."""
         self._token.cancel()
         self._token.detach()
+        _EXIT.last_seen = time.monotonic()
 
 
+class _Exit:
+    """Whether the interpreter ends, and when a thread of TensorFlow's was last seen."""
+
+    has_begun = False
+    last_seen = 0.0
+
+
+_EXIT = _Exit()
 _OPEN: weakref.WeakSet[Tap] = weakref.WeakSet()
 
 
 @atexit.register
 def _at_exit() -> None:
+    _EXIT.has_begun = True
     taps = [tap for tap in _OPEN if tap.is_mine]
+    if not taps:
+        return
     for tap in taps:
         tap.shut()
     deadline = time.monotonic() + _EXIT_WAIT_S
     for tap in taps:
         tap.wait(deadline - time.monotonic())
-    if taps:
-        time.sleep(_GRACE_S)
+    del tap
+    taps.clear()  # so that TensorFlow's dropping them is seen
+    begun = time.monotonic()
+    while (now := time.monotonic()) < min(deadline, max(begun, _EXIT.last_seen) + _GRACE_S):
+        time.sleep(min(_GRACE_S, deadline - now))
