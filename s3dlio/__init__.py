@@ -54,6 +54,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.buckets import list_uris as list  # noqa: A004 - the contract's name
     from s3dlio.buffers import BytesView
     from s3dlio.cancel import CancellationToken
+    from s3dlio.checkpoints import load_checkpoint, load_checkpoint_with_validation, save_checkpoint
     from s3dlio.compat.original import (
         AzureConfig,
         AzureObjectStore,
@@ -75,9 +76,11 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         AccessDeniedError,
         AlreadyExistsError,
         CancelledError,
+        CheckpointError,
         ClosedError,
         ForkError,
         FormatError,
+        IncompleteCheckpointError,
         IntegrityError,
         NotFoundError,
         NpzError,
@@ -138,8 +141,8 @@ _AWAITABLE = (
     "stat_async", "stat_many_async",
 )  # fmt: skip
 _ERRORS = (
-    "AccessDeniedError", "AlreadyExistsError", "CancelledError", "ClosedError", "ForkError", "FormatError",
-    "IntegrityError", "NotFoundError", "NpzError", "ObjectChangedError", "OptionError", "RangeError",
+    "AccessDeniedError", "AlreadyExistsError", "CancelledError", "CheckpointError", "ClosedError", "ForkError",
+    "FormatError", "IncompleteCheckpointError", "IntegrityError", "NotFoundError", "NpzError", "ObjectChangedError", "OptionError", "RangeError",
     "S3dlioError", "StoreError", "StoreTimeoutError", "StoreUnavailableError", "TFRecordError", "UriError",
 )  # fmt: skip
 
@@ -153,6 +156,7 @@ _TFRECORDS = (
     "create_tfrecord_index", "get_tfrecord", "get_tfrecord_index_entries", "iter_tfrecords", "read_tfrecord_index",
 )  # fmt: skip
 
+_CHECKPOINTS = ("load_checkpoint", "load_checkpoint_with_validation", "save_checkpoint")
 _MULTIPART = ("MultipartUploadSink", "MultipartUploadWriter", "StreamingMultipartSink", "UploadInfo")
 
 _WRITERS = (
@@ -168,6 +172,7 @@ _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.errors", name) for name in _ERRORS},
     **{name: ("s3dlio.compat.original", name) for name in _ORIGINAL},
     **{name: ("s3dlio.tfrecords", name) for name in _TFRECORDS},
+    **{name: ("s3dlio.checkpoints", name) for name in _CHECKPOINTS},
     **{name: ("s3dlio.object_writer", name) for name in _WRITERS},
     "PyObjectWriter": ("s3dlio.object_writer", "ObjectWriter"),
     "PyWriterOptions": ("s3dlio.writer_options", "WriterOptions"),

@@ -19,6 +19,8 @@ Floor 0. Knows names and messages; must not know any backend, socket or framewor
     +-- FormatError (ValueError)            a file is not of the format it claims
     |   +-- NpzError
     |   +-- TFRecordError
+    +-- CheckpointError                     a checkpoint does not fit, or cannot be used as asked
+    |   +-- IncompleteCheckpointError       it was not finished, or a part is missing or damaged
     +-- CancelledError                      the caller's own token stopped the work
     +-- ClosedError (ValueError)            the object was closed before this call
     +-- ForkError                           something bound to one process was used in another
@@ -131,6 +133,14 @@ class NpzError(FormatError):
 
 class TFRecordError(FormatError):
     """A file is not a readable TFRecord file, or an index does not fit it."""
+
+
+class CheckpointError(S3dlioError):
+    """A checkpoint does not fit what it is loaded into, or cannot be used as asked."""
+
+
+class IncompleteCheckpointError(CheckpointError):
+    """A checkpoint was not finished, or a part of it is missing or damaged."""
 
 
 class CancelledError(S3dlioError):
