@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.declare import OURS
-from benchmarks.jax_works import COUNT, SHAPE
+from benchmarks.jax_works import COUNT, SHAPE, contents
 from benchmarks.lanes import environment
 from benchmarks.venvs import BENCH, python_of
 
@@ -26,6 +26,9 @@ PREFIX = "field/"
 #: Layouts of many samples in a file have this many files, of 2.8 MB each.
 SHARDS = 20
 PER_SHARD = COUNT // SHARDS
+#: An object per image: its label, then its pixels.
+OBJECTS = PREFIX + "objects/"
+LABEL_BYTES = 8
 HOME = BENCH / "field"
 
 #: By layout: whose writer makes it, in which module.
@@ -46,12 +49,20 @@ def shards() -> Iterable[range]:
     return (range(first, first + PER_SHARD) for first in range(0, COUNT, PER_SHARD))
 
 
+def labelled(number: int) -> bytes:
+    """The image of this number as plain bytes, behind its label."""
+    return number.to_bytes(LABEL_BYTES, "little") + contents(number)
+
+
 def write_field(bucket: Path, say: Callable[[str], None]) -> None:
     """Lay every layout into the bucket, but for those that are read from a file system."""
     _ensure(say)
     for layout in _WRITERS:
-        if layout not in _LOCAL and _ready(layout).exists():
+        if layout not in _LOCAL and _is_ready(layout):
             shutil.copytree(HOME / layout, bucket / PREFIX / layout)
+    (bucket / OBJECTS).mkdir(parents=True)
+    for number in range(COUNT):
+        (bucket / f"{OBJECTS}{number:06d}.bin").write_bytes(labelled(number))
 
 
 def _ensure(say: Callable[[str], None]) -> None:
@@ -61,17 +72,21 @@ def _ensure(say: Callable[[str], None]) -> None:
     """
     HOME.mkdir(parents=True, exist_ok=True)
     for layout, (contender, module) in _WRITERS.items():
-        ready = _ready(layout)
-        if not python_of(contender).exists() or (ready.exists() and ready.read_text(encoding="ascii") == _RECIPE):
+        if not python_of(contender).exists() or _is_ready(layout):
             continue
         say(f"writing {COUNT} images as {layout}")
-        ready.unlink(missing_ok=True)
+        _mark(layout).unlink(missing_ok=True)
         if _write(layout, contender, module, say):
-            ready.write_text(_RECIPE, encoding="ascii")
+            _mark(layout).write_text(_RECIPE, encoding="ascii")
 
 
-def _ready(layout: str) -> Path:
+def _mark(layout: str) -> Path:
     return HOME / f"{layout}.ready"
+
+
+def _is_ready(layout: str) -> bool:
+    mark = _mark(layout)
+    return mark.exists() and mark.read_text(encoding="ascii") == _RECIPE
 
 
 def _write(layout: str, contender: str, module: str, say: Callable[[str], None]) -> bool:

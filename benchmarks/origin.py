@@ -85,11 +85,15 @@ class Origin:
     @classmethod
     @contextlib.contextmanager
     def started(
-        cls, small_count: int = 2000, big_size: int = 1 << 30, more: Callable[[Path], None] | None = None
+        cls,
+        small_count: int = 2000,
+        big_size: int = 1 << 30,
+        more: Callable[[Path], None] | None = None,
+        more_size: int = 0,
     ) -> Iterator[Origin]:
         """Write the objects (and `more` below the bucket), start nginx, and take all away at the end, however it comes."""
         _require_nginx()
-        root = _make_root(small_count * objects.SMALL_SIZE + big_size)
+        root = _make_root(small_count * objects.SMALL_SIZE + big_size + more_size)
         try:
             bucket = root / "data" / objects.BUCKET
             manifest = objects.write_objects(bucket, small_count, big_size)

@@ -7,6 +7,7 @@ Must not know: how anything was measured.
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 LEARNED = "## What was learned"
@@ -105,9 +106,12 @@ def _table(work: dict[str, Any]) -> str:
     head += f"{work['about']}\n\n" if work["about"] else ""
     head += f"{work['rounds']} rounds, started {work['started']}{_commit(work)}. {_disturbance(work)}\n\n"
     unit = work["unit"]
-    head += f"| | {unit}, median | min - max | ours / it | CPU per op | peak over own, GiB | setting |\n"
-    head += "|---|---:|---:|---:|---:|---:|---|\n"
-    rows = [_row(label, lane) for label, lane in _ordered(work)]
+    starts = any(_has_start(lane) for lane in work["lanes"].values())
+    columns = [f"{unit}, median", "min - max", "ours / it", "CPU per op", "peak over own, GiB"]
+    columns += ["first batch, ms"] if starts else []
+    head += f"| | {' | '.join(columns)} | setting |\n"
+    head += f"|---|{'---:|' * len(columns)}---|\n"
+    rows = [_row(label, lane, starts=starts) for label, lane in _ordered(work)]
     notes = [f"- {label}: {lane['note']}." for label, lane in work["lanes"].items() if lane["note"]]
     heavy = [_heavy(label, lane) for label, lane in work["lanes"].items() if _has_heavy(lane)]
     return head + "\n".join(rows + (["", *notes, *heavy] if notes or heavy else []))
@@ -136,12 +140,12 @@ def _ordered(work: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return sorted(work["lanes"].items(), key=rank)
 
 
-def _row(label: str, lane: dict[str, Any]) -> str:
+def _row(label: str, lane: dict[str, Any], *, starts: bool) -> str:
     name = f"**{label}**" if lane["contender"] == "ours" else label
     summary = lane["summary"]
     failure = f"failed: {lane['failed']}".replace("|", "/") if lane["failed"] else ""
     if summary is None:
-        return f"| {name} | {failure or 'not run'} | | | | | |"
+        return f"| {name} | {failure or 'not run'} | | | | | |" + " |" * starts
     cells = [
         name,
         number(summary["median"]),
@@ -149,9 +153,19 @@ def _row(label: str, lane: dict[str, Any]) -> str:
         f"{summary['ours_over_it']:.2f}" if "ours_over_it" in summary else "",
         _cpu(summary["cpu_us_per_op"]),
         f"{max(summary['peak_over_baseline_gib'], 0):.2f}",
+        *([_start(lane)] if starts else []),
         failure or _setting(lane["setting"]),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _has_start(lane: dict[str, Any]) -> bool:
+    return any("first_batch_seconds" in one for one in lane["passes"])
+
+
+def _start(lane: dict[str, Any]) -> str:
+    """Of an epoch that is drawn from nothing, the part before its first batch."""
+    return number(median(one["first_batch_seconds"] for one in lane["passes"]) * 1000)
 
 
 def _cpu(micros: float) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import chart, figures, machine, report, venvs
 from benchmarks.declare import Lane, Work
-from benchmarks.extras import write_extras
+from benchmarks.extras import WRITTEN_BYTES, write_extras
 from benchmarks.origin import Origin, OriginError
 from benchmarks.quiet import Quiet
 from benchmarks.rounds import Runner
@@ -70,11 +70,12 @@ def _measure(chosen: argparse.Namespace) -> dict[str, Any]:
     works = [WORKS[name] for name in _names(chosen.works, list(WORKS))]
     contenders = _names(chosen.contenders, list(venvs.REQUIREMENTS))
     venvs.prepare_folder()
-    for contender in contenders:
+    taking_part = {lane.contender for work in works for lane in work.lanes}
+    for contender in filter(taking_part.__contains__, contenders):
         venvs.ensure(contender, say, fresh=chosen.fresh)
     result: dict[str, Any] = {"machine": machine.describe(), "quick": chosen.quick, "works": {}}
     start, quiet = time.monotonic(), Quiet()
-    with Origin.started(more=lambda bucket: write_extras(bucket, say)) as origin:
+    with Origin.started(more=lambda bucket: write_extras(bucket, say), more_size=WRITTEN_BYTES) as origin:
         runner = Runner(origin, quiet, say)
         for work in works:
             lanes = [lane for lane in work.lanes if lane.contender in contenders]

@@ -20,10 +20,12 @@ from benchmarks.declare import (
     in_flight,
     with_env,
 )
+from benchmarks.field_works import FIELD_WORKS
 from benchmarks.jax_works import LOADER_JAX
 from benchmarks.loader_works import LOADER_FORK, LOADER_LATENCY
 from benchmarks.npz_works import NPZ_ALL, NPZ_ONE
 from benchmarks.record_loader_works import RECORD_LOADER_WORKS
+from benchmarks.tf_works import LOADER_TF
 from benchmarks.tfrecord_works import TFRECORD_WORKS
 
 _MANY = in_flight((4, 8, 16, 32, 64))
@@ -194,5 +196,7 @@ WORKS: dict[str, Work] = {
         *TFRECORD_WORKS,
         *RECORD_LOADER_WORKS,
         LOADER_JAX,
+        LOADER_TF,
+        *FIELD_WORKS,
     )
 }

@@ -10,19 +10,26 @@ import gc
 import os
 import shutil
 import signal
+import struct
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.field_data import LABEL_BYTES
 from benchmarks.jax_works import COUNT, SHAPE, contents
 from benchmarks.worker import Action, Haul, Job, WrongBytesError
 
 #: Images (n, 96, 96, 3) of uint8 and labels (n,), as tensors or arrays.
 Batches = Iterable[tuple[Any, Any]]
+#: The share of samples that may follow the one that was written before them. Shuffled within a file of a hundred,
+#: a hundredth does.
+_NEIGHBOURS = 0.1
 
 
 def epoch(job: Job, draw: Callable[[], Batches]) -> Action:
@@ -32,7 +39,9 @@ def epoch(job: Job, draw: Callable[[], Batches]) -> Action:
     def action() -> Haul:
         count = size = 0
         labels_seen: list[int] = []
+        first, start = 0.0, time.perf_counter()
         for images, labels in draw():
+            first = first or time.perf_counter() - start
             count, size = count + len(labels), size + images.nbytes
             if job.proof:
                 labels_seen += _proved(images, labels)
@@ -40,7 +49,7 @@ def epoch(job: Job, draw: Callable[[], Batches]) -> Action:
             _prove_order(job, labels_seen)
             # That each came exactly once, the proof sees for itself.
             job.proof.seen, job.proof.expected = labels_seen, job.params.get("count", COUNT)
-        return Haul(count, size)
+        return Haul(count, size, extra={"first_batch_seconds": first})
 
     return action
 
@@ -56,8 +65,20 @@ def _proved(images: Any, labels: Any) -> list[int]:
 
 
 def _prove_order(job: Job, labels: list[int]) -> None:
-    if job.params.get("shuffled", True) and labels == sorted(labels):
-        raise WrongBytesError("the samples came in the order they were written in, and were to be shuffled")
+    if not job.params.get("shuffled", True):
+        return
+    # Not by the order of the whole: workers that take turns mix files that each of them reads in order.
+    kept = sum(after == before + 1 for before, after in pairwise(labels))
+    if kept > len(labels) * _NEIGHBOURS:
+        raise WrongBytesError(f"{kept} of {len(labels)} samples follow the one written before: they are not shuffled")
+
+
+def decoded(data: Any) -> tuple[Any, int]:
+    """Image and label of an object of `field_data.labelled`, without a copy: the same lines for every client."""
+    import torch
+
+    (label,) = struct.unpack_from("<q", data)
+    return torch.frombuffer(data, dtype=torch.uint8, offset=LABEL_BYTES).view(SHAPE), label
 
 
 def loader_options(job: Job) -> dict[str, Any]:

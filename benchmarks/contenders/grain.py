@@ -12,11 +12,9 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from benchmarks.contenders.epochs import Batches, epoch
-from benchmarks.field_data import HOME, shards
-from benchmarks.jax_works import SHAPE, contents
+from benchmarks.field_data import HOME, LABEL_BYTES, labelled, shards
+from benchmarks.jax_works import SHAPE
 from benchmarks.worker import Action, Job, serve
-
-_LABEL_BYTES = 8
 
 
 def write(folder: Path) -> None:
@@ -24,17 +22,17 @@ def write(folder: Path) -> None:
     for shard, numbers in enumerate(shards()):
         writer = ArrayRecordWriter(str(folder / f"{shard:05d}.array_record"), "group_size:1,uncompressed")
         for number in numbers:
-            writer.write(number.to_bytes(_LABEL_BYTES, "little") + contents(number))
+            writer.write(labelled(number))
         writer.close()
 
 
 def _sample(record: bytes) -> tuple[np.ndarray, np.ndarray]:
-    image = np.frombuffer(record, np.uint8, offset=_LABEL_BYTES).reshape(SHAPE)
+    image = np.frombuffer(record, np.uint8, offset=LABEL_BYTES).reshape(SHAPE)
     return image, np.frombuffer(record, np.int64, count=1)[0]
 
 
 def shards_local(job: Job) -> Action:
-    """Local files: neither its source of ArrayRecords nor any other that it has reads from S3."""
+    """Local files: its source of ArrayRecords has no other way."""
     paths = sorted(str(path) for path in (HOME / "arrayrecord").iterdir())
     reading = grain.ReadOptions(**{name: job.setting[name] for name in ("num_threads",) if name in job.setting})
     processes = grain.MultiprocessingOptions(num_workers=job.params["num_workers"])

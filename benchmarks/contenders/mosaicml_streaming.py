@@ -43,7 +43,7 @@ def shards_s3(job: Job) -> Action:
     """Its dataset and its loader, over S3 by its own client."""
     os.environ["S3_ENDPOINT_URL"] = job.endpoint
     cache = cache_folder(job)
-    options = {name: value for name, value in job.setting.items() if name in ("predownload", "shuffle_algo")}
+    options = {name: value for name, value in job.setting.items() if name in ("predownload", "shuffle_block_size")}
 
     def draw() -> Batches:
         dataset = StreamingDataset(

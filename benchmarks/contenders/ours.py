@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import s3dlio
-from benchmarks import jax_works
-from benchmarks.contenders import ours_record_loaders, ours_records
+from benchmarks import jax_works, tf_works
+from benchmarks.contenders import ours_field, ours_record_loaders, ours_records
 from benchmarks.imports import importing
 from benchmarks.memory import touched
 from benchmarks.npz_works import open_ours, reading_all, reading_one
@@ -73,7 +73,9 @@ WORKS = {
     "npz_one": lambda job: reading_one(job, open_ours),
     **ours_records.WORKS,
     **ours_record_loaders.WORKS,
+    **ours_field.WORKS,
     **jax_works.WORKS,
+    **tf_works.WORKS,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""This library's datasets for torch, over one NPZ object per image and over TFRecord files.
+"""This library's datasets for torch, over one object per image and over TFRecord files.
 
 For: what `ours` offers to the epoch works. Must not know: how it is timed. torch is imported in the actions: the
 process of another work has no use for it.
@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.epochs import Batches, epoch, loader_options
-from benchmarks.field_data import PREFIX, shards
+from benchmarks.contenders.epochs import Batches, decoded, epoch, loader_options
+from benchmarks.field_data import LABEL_BYTES, OBJECTS, PREFIX, labelled, shards
 from benchmarks.jax_works import PREFIX as NPZ_PREFIX
 from benchmarks.jax_works import SHAPE, contents
 from benchmarks.worker import BUCKET_URI, Action, Job
 
+_OBJECTS = BUCKET_URI + OBJECTS
 _NPZ = BUCKET_URI + NPZ_PREFIX
 _EXAMPLES = f"{BUCKET_URI}{PREFIX}tfrecord/examples/"
 _PLAIN = f"{BUCKET_URI}{PREFIX}tfrecord/plain/"
-_LABEL_BYTES = 8
 
 
 def write(folder: Path) -> None:
@@ -40,10 +40,44 @@ def _record(kind: str, number: int) -> bytes:
 
     if kind == "examples":
         return bytes(encode_example({"image": contents(number), "label": number}))
-    return number.to_bytes(_LABEL_BYTES, "little") + contents(number)
+    return labelled(number)
 
 
 def objects_iterable(job: Job) -> Action:
+    """One object of plain bytes per image, shuffled by the dataset."""
+    from torch.utils.data import DataLoader
+
+    from s3dlio.torch import S3IterableDataset
+
+    def draw() -> Batches:
+        options = loader_options(job)
+        dataset = S3IterableDataset(
+            _OBJECTS,
+            shuffle=True,
+            batch_size=options["batch_size"],
+            return_type="view",
+            transform=decoded,
+            num_workers=job.setting.get("in_flight", 128),
+        )
+        return DataLoader(dataset, **options)
+
+    return epoch(job, draw)
+
+
+def objects_map(job: Job) -> Action:
+    """One object of plain bytes per image, shuffled by this library's sampler."""
+    from torch.utils.data import DataLoader
+
+    from s3dlio.torch import ResumableDistributedSampler, S3MapDataset
+
+    def draw() -> Batches:
+        dataset = S3MapDataset(_OBJECTS, return_type="view", transform=decoded)
+        return DataLoader(dataset, sampler=ResumableDistributedSampler(dataset), **loader_options(job))
+
+    return epoch(job, draw)
+
+
+def objects_npz(job: Job) -> Action:
     """One NPZ object per image, shuffled by the dataset."""
     from torch.utils.data import DataLoader
 
@@ -53,19 +87,6 @@ def objects_iterable(job: Job) -> Action:
         options = loader_options(job)
         dataset = S3IterableDataset(_NPZ, shuffle=True, batch_size=options["batch_size"])
         return _pairs(DataLoader(dataset, **options))
-
-    return epoch(job, draw)
-
-
-def objects_map(job: Job) -> Action:
-    """One NPZ object per image, shuffled by this library's sampler."""
-    from torch.utils.data import DataLoader
-
-    from s3dlio.torch import ResumableDistributedSampler, S3MapDataset
-
-    def draw() -> Batches:
-        dataset = S3MapDataset(_NPZ)
-        return _pairs(DataLoader(dataset, sampler=ResumableDistributedSampler(dataset), **loader_options(job)))
 
     return epoch(job, draw)
 
@@ -114,13 +135,14 @@ def records_packed(job: Job) -> Action:
 def _from_rows(rows: Any) -> tuple[Any, Any]:
     import torch
 
-    labels = np.ascontiguousarray(rows[:, :_LABEL_BYTES]).view(np.int64)
-    return rows[:, _LABEL_BYTES:].view(-1, *SHAPE), torch.from_numpy(labels[:, 0])
+    labels = np.ascontiguousarray(rows[:, :LABEL_BYTES]).view(np.int64)
+    return rows[:, LABEL_BYTES:].view(-1, *SHAPE), torch.from_numpy(labels[:, 0])
 
 
 WORKS = {
     "epoch_objects_iterable": objects_iterable,
     "epoch_objects_map": objects_map,
+    "epoch_objects_npz": objects_npz,
     "epoch_examples": records_examples,
     "epoch_records": records_packed,
 }

@@ -13,6 +13,7 @@ import torch
 from s3torchconnector import S3ClientConfig, S3IterableDataset, S3MapDataset, S3Reader
 from s3torchconnector._s3client import S3Client
 
+from benchmarks.contenders import s3torchconnector_field
 from benchmarks.crowd import share
 from benchmarks.imports import importing
 from benchmarks.loaders import loading
@@ -102,6 +103,7 @@ WORKS = {
     "loader_iterable": loader_iterable,
     "loader_map": loader_map,
     "import": importing("s3torchconnector"),
+    **s3torchconnector_field.WORKS,
 }
 
 if __name__ == "__main__":
