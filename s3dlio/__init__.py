@@ -54,6 +54,15 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.buckets import list_uris as list  # noqa: A004 - the contract's name
     from s3dlio.buffers import BytesView
     from s3dlio.cancel import CancellationToken
+    from s3dlio.checkpoint.manifest import Manifest, ShardInfo
+    from s3dlio.checkpoint_reader import CheckpointReader
+    from s3dlio.checkpoint_store import CheckpointInfo, CheckpointStore
+    from s3dlio.checkpoint_store import CheckpointStore as PyCheckpointStore
+    from s3dlio.checkpoint_writer import (
+        CheckpointWriter,
+        finalize_distributed_checkpoint,
+        save_distributed_shard,
+    )
     from s3dlio.checkpoints import load_checkpoint, load_checkpoint_with_validation, save_checkpoint
     from s3dlio.compat.original import (
         AzureConfig,
@@ -173,6 +182,15 @@ _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.compat.original", name) for name in _ORIGINAL},
     **{name: ("s3dlio.tfrecords", name) for name in _TFRECORDS},
     **{name: ("s3dlio.checkpoints", name) for name in _CHECKPOINTS},
+    "CheckpointInfo": ("s3dlio.checkpoint_store", "CheckpointInfo"),
+    "CheckpointReader": ("s3dlio.checkpoint_reader", "CheckpointReader"),
+    "CheckpointStore": ("s3dlio.checkpoint_store", "CheckpointStore"),
+    "CheckpointWriter": ("s3dlio.checkpoint_writer", "CheckpointWriter"),
+    "Manifest": ("s3dlio.checkpoint.manifest", "Manifest"),
+    "PyCheckpointStore": ("s3dlio.checkpoint_store", "CheckpointStore"),
+    "ShardInfo": ("s3dlio.checkpoint.manifest", "ShardInfo"),
+    "finalize_distributed_checkpoint": ("s3dlio.checkpoint_writer", "finalize_distributed_checkpoint"),
+    "save_distributed_shard": ("s3dlio.checkpoint_writer", "save_distributed_shard"),
     **{name: ("s3dlio.object_writer", name) for name in _WRITERS},
     "PyObjectWriter": ("s3dlio.object_writer", "ObjectWriter"),
     "PyWriterOptions": ("s3dlio.writer_options", "WriterOptions"),

@@ -163,6 +163,17 @@ def _plain_file(contents: Contents) -> list[memoryview]:
     return [memoryview(header), *memories]
 
 
+def snapshot(data: Any, *, allow_pickle: bool = False) -> Any:
+    """Return a copy of a value, in the memory of this machine, that later changes of its arrays do not reach.
+
+    Raises:
+        OptionError: Something in it cannot be saved.
+    """
+    taken = take_apart(data, _kinds_at_hand(), allow_pickle=allow_pickle)
+    copies = {leaf.name: leaf.kind.snapshot(leaf.value) for leaf in taken.leaves}
+    return put_together(taken.tree, lambda name, _kind, _extra: copies[name], allow_pickle=allow_pickle)
+
+
 # -- loading ------------------------------------------------------------------------------------------
 
 

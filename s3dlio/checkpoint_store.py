@@ -1,0 +1,297 @@
+"""The checkpoints of a training run: saved step by step, found again, kept or removed.
+
+Floor 6. Knows which checkpoints there are and which may go; how one is written and read is
+:mod:`s3dlio.checkpoint_writer`'s and :mod:`s3dlio.checkpoint_reader`'s.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from s3dlio import api
+from s3dlio.buckets import list_uris
+from s3dlio.buffers import BytesView
+from s3dlio.checkpoint import manifest as layout
+from s3dlio.checkpoint.manifest import Manifest
+from s3dlio.checkpoint_reader import CheckpointReader
+from s3dlio.checkpoint_writer import CheckpointWriter
+from s3dlio.checkpoints import load_checkpoint, save_checkpoint, snapshot
+from s3dlio.errors import CheckpointError, FormatError, NotFoundError, OptionError
+from s3dlio.remote import errand
+
+if TYPE_CHECKING:
+    import builtins
+    from pathlib import PurePath
+
+#: What is younger than this (seconds) may be a checkpoint that is being written.
+_GRACE_S = 3600.0
+
+
+class CheckpointInfo(NamedTuple):
+    """One checkpoint of a store.
+
+    Attributes:
+        step: The training step.
+        timestamp: When it was begun, UTC.
+        world_size: How many shards.
+        size: Bytes of all shards.
+        epoch: Or ``None``.
+        framework: Whose arrays are in it, or empty.
+        wall_time: Seconds since 1970, when it was finished.
+        user_meta: The user's own.
+    """
+
+    step: int
+    timestamp: str
+    world_size: int
+    size: int
+    epoch: int | None
+    framework: str
+    wall_time: float
+    user_meta: Mapping[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one training run, below one URI.
+
+    Thread-safe; works in forked children.
+
+    Args:
+        uri: Where they are, or a local directory.
+        strategy: How shards' names spread over prefixes: ``flat``, ``round_robin`` or ``binary``.
+        keep_last: After each save, remove all but the newest so many; ``None`` keeps all.
+
+    Raises:
+        OptionError: There is no such strategy.
+
+    Example:
+        >>> import s3dlio
+        >>> store = s3dlio.CheckpointStore("memory://demo/run2", keep_last=3)
+        >>> manifest = store.save(step=100, data={"epoch": 1})
+        >>> store.load(step=100)
+        {'epoch': 1}
+    """
+
+    def __init__(self, uri: str | PurePath, strategy: str = "flat", *, keep_last: int | None = None) -> None:
+        if keep_last is not None and keep_last < 1:
+            msg = f"keep_last must be at least 1, not {keep_last}"
+            raise OptionError(msg)
+        self.reader = CheckpointReader(uri)
+        self.strategy = layout.check_strategy(strategy)
+        self.keep_last = keep_last
+
+    @property
+    def uri(self) -> str:
+        """Where the checkpoints are."""
+        return self.reader.uri
+
+    def writer(self, rank: int = 0, world_size: int = 1) -> CheckpointWriter:
+        """Return a writer of one rank's shards."""
+        return CheckpointWriter(self.uri, rank, world_size, strategy=self.strategy)
+
+    def save(
+        self,
+        name: str | None = None,
+        data: Any = None,
+        *,
+        step: int | None = None,
+        epoch: int | None = None,
+        framework: str = "",
+        user_meta: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Manifest | dict[str, Any]:
+        """Save a value, as the checkpoint of a step or under a name.
+
+        Args:
+            name: Any name: the value replaces what was saved under it. Names stand beside the steps, and are
+                neither counted nor removed with them.
+            data: What :func:`s3dlio.save_checkpoint` takes; bytes are stored as they are.
+            step: The training step; each is saved once.
+            epoch: For the manifest.
+            framework: Likewise.
+            user_meta: Likewise: plain JSON values.
+            **options: As of :func:`s3dlio.save_checkpoint`.
+
+        Returns:
+            The manifest of a step; for a name, what :func:`s3dlio.save_checkpoint` returns.
+
+        Raises:
+            OptionError: Neither or both of name and step are given, or something cannot be saved.
+            CheckpointError: The step was saved before.
+            StoreError: It cannot be written; the checkpoints before it are as they were.
+        """
+        if (name is None) == (step is None):
+            msg = "give either a name or step="
+            raise OptionError(msg, uri=self.uri, operation="save")
+        if step is None:
+            return save_checkpoint(self._named(str(name)), data, **options)
+        if any(found == step for _, found in self.reader.manifest_ids()):  # before gigabytes are sent in vain
+            msg = f"step {step} was saved before; delete it first, or save another step"
+            raise CheckpointError(msg, uri=self.uri, operation="save")
+        writer = self.writer()
+        timestamp = writer.new_timestamp()
+        shard = writer.save_shard(step, data, timestamp=timestamp, **options)
+        manifest = writer.finalize(
+            step, timestamp=timestamp, shards=[shard], epoch=epoch, framework=framework, user_meta=user_meta
+        )
+        if self.keep_last is not None:
+            self.retain(self.keep_last)
+        return manifest
+
+    def async_save(self, name: str | None = None, data: Any = None, **options: Any) -> Future[Any]:
+        """Save as :meth:`save` does, from a copy of the value, while the caller goes on.
+
+        Returns:
+            A future of what :meth:`save` returns. Its failure is raised by ``result()``.
+
+        Raises:
+            OptionError: Something in ``data`` cannot be saved.
+        """
+        copy = data if isinstance(data, bytes) else snapshot(data, allow_pickle=bool(options.get("allow_pickle")))
+        context = contextvars.copy_context()
+        return errand(lambda: context.run(self.save, name, copy, **options))
+
+    def load(self, name: str | None = None, *, step: int | None = None, rank: int = 0, **options: Any) -> Any:
+        """Load what was saved under a name or as a step; the newest step if neither is given.
+
+        Args:
+            name: The name.
+            step: The training step.
+            rank: Whose shard.
+            **options: As of :func:`s3dlio.load_checkpoint`: ``into``, ``keys``, ``framework``, ...
+
+        Raises:
+            NotFoundError: There is no such checkpoint.
+            IncompleteCheckpointError: A shard is missing, or of another size.
+            IntegrityError: Its bytes are not those that were saved.
+        """
+        if name is not None:
+            return load_checkpoint(self._named(name), **options)
+        manifest = self.reader.load_latest_manifest() if step is None else self.reader.load_manifest(step)
+        if manifest is None:
+            raise NotFoundError("there is no checkpoint yet", uri=self.uri, operation="load")
+        return self.reader.load(manifest, rank, **options)
+
+    def load_latest(self, rank: int = 0) -> BytesView | None:
+        """Return the bytes of a rank's shard of the newest whole checkpoint; ``None`` if there is none.
+
+        Raises:
+            IntegrityError: They are not those that were saved.
+        """
+        manifest = self.reader.load_latest_manifest()
+        return None if manifest is None else self.reader.read_shard_by_rank(manifest, rank)
+
+    def list(self) -> builtins.list[CheckpointInfo]:
+        """Return the checkpoints of all steps, the newest last."""
+        found = []
+        for timestamp, step in self.reader.manifest_ids():
+            try:
+                m = self.reader.load_manifest(step, timestamp)
+            except NotFoundError:
+                continue  # it was removed meanwhile
+            found.append(
+                CheckpointInfo(
+                    m.global_step, m.timestamp, m.world_size, m.size, m.epoch, m.framework, m.wall_time, m.user_meta
+                )
+            )
+        return found
+
+    def names(self) -> builtins.list[str]:
+        """Return the names under which something was saved, sorted."""
+        base = self._named("")
+        try:
+            return sorted(uri.removeprefix(base) for uri in list_uris(base))
+        except NotFoundError:
+            return []
+
+    def delete(self, name: str | None = None, *, step: int | None = None) -> None:
+        """Remove what was saved under a name, or all checkpoints of a step: the manifest first, then the shards.
+
+        What is not there is fine.
+        """
+        if (name is None) == (step is None):
+            msg = "give either a name or step="
+            raise OptionError(msg, uri=self.uri, operation="delete")
+        if name is not None:
+            api.delete(self._named(name))
+            return
+        for timestamp, found in self.reader.manifest_ids():
+            if found == step:
+                self._remove(found, timestamp)
+
+    def _remove(self, step: int, timestamp: str) -> None:
+        try:
+            shards = [self.reader.at(shard.key) for shard in self.reader.load_manifest(step, timestamp).shards]
+        except (NotFoundError, FormatError):
+            shards = []
+        api.delete(self.reader.at(f"{layout.MANIFESTS}{layout.checkpoint_id(step, timestamp)}.json"))
+        api.delete([*shards, self.reader.at(layout.claim_key(step))])
+
+    def retain(self, keep_last: int) -> builtins.list[int]:
+        """Remove all checkpoints but the newest ones.
+
+        Returns:
+            The steps that were removed.
+        """
+        old = self.reader.manifest_ids()[:-keep_last]
+        for timestamp, step in old:
+            self._remove(step, timestamp)
+        return [step for _, step in old]
+
+    def gc(self, grace_s: float = _GRACE_S) -> builtins.list[str]:
+        """Remove what belongs to no checkpoint: shards and claims that runs which were killed have left.
+
+        Args:
+            grace_s: Leave what is younger than this (seconds): it may be a checkpoint that is being written.
+
+        Returns:
+            The URIs that were removed.
+        """
+        whole = set(self.reader.manifest_ids())
+        steps = {step for _, step in whole}
+        doomed = []
+        for uri in [*self._below(layout.SHARDS), *self._below(layout.MANIFESTS)]:
+            key = uri.removeprefix(self.uri)
+            if _is_left(key, whole, steps) and _age_s(uri) >= grace_s:
+                doomed.append(uri)
+        if doomed:
+            api.delete(doomed)
+        return doomed
+
+    def _below(self, prefix: str) -> builtins.list[str]:
+        try:
+            return list_uris(self.reader.at(prefix))
+        except NotFoundError:
+            return []
+
+    def _named(self, name: str) -> str:
+        return self.reader.at(f"named/{name}")
+
+    def __repr__(self) -> str:
+        """Show where it is."""
+        return f"CheckpointStore({self.uri!r}, strategy={self.strategy!r})"
+
+
+def _is_left(key: str, whole: set[tuple[str, int]], steps: set[int]) -> bool:
+    found = layout.id_of(key)
+    if key.startswith(layout.SHARDS):
+        if found is None:
+            return False  # somebody else's
+        is_known = (found[1], found[0]) in whole
+        return not is_known or key.endswith(".json")
+    if not key.endswith(".claim"):
+        return False
+    step = key.removeprefix(f"{layout.MANIFESTS}ckpt-").removesuffix(".claim")
+    return step.isdigit() and int(step) not in steps
+
+
+def _age_s(uri: str) -> float:
+    try:
+        modified = api.stat(uri)["last_modified"]
+    except NotFoundError:
+        return -1.0
+    return time.time() - modified.timestamp() if modified is not None else 0.0
