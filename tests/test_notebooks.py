@@ -63,7 +63,8 @@ finally:
 """
 
 # Runs as the last cell. Helpers of multiprocessing stay until the kernel ends, and so do their folders; torch
-# makes one for what it may compile, and keeps it.
+# makes one for what it may compile, and keeps it. TensorFlow writes what it makes of Python functions into files,
+# which it takes away when the kernel ends.
 _LOOK = """
 import json, os, tempfile, psutil
 
@@ -75,7 +76,7 @@ def _command(process):
 
 _programs = [_command(child) for child in psutil.Process().children(recursive=True)]
 _helpers = ("resource_tracker", "forkserver")
-_caches = ("pymp-", "torchinductor_")
+_caches = ("pymp-", "torchinductor_", "__autograph_generated_file")
 print(json.dumps({
     "programs": [name for name in _programs if name and not any(helper in name for helper in _helpers)],
     "files": [name for name in os.listdir(tempfile.gettempdir()) if not name.startswith(_caches)],
@@ -166,7 +167,7 @@ _SECRETS = re.compile(
 
 
 def test_the_first_notebooks_are_there() -> None:
-    assert {"01_read", "02_torch"} <= {path.stem for path in NOTEBOOKS}
+    assert {"01_read", "02_torch", "03_jax", "04_tf"} <= {path.stem for path in NOTEBOOKS}
 
 
 @each_notebook

@@ -168,22 +168,20 @@ class Layout:
 
 
 def nothing_like(spec: Any) -> tf.data.Dataset:
-    """Return a dataset of elements of some spec that has none, and whose cardinality is unknown.
+    """Return a dataset that has no elements, and would have some of this spec; its cardinality is unknown.
 
     Nothing of it runs in Python: TensorFlow may come past it when the interpreter has ended.
     """
-    none = tf.data.Dataset.range(1).filter(lambda _: False)
-    return none.map(lambda _: tf.nest.map_structure(_any_of, spec))
+    empty = tf.data.Dataset.from_tensors(tf.nest.map_structure(_zeros, spec)).take(0)
+    return empty.ignore_errors()  # there are none: to TensorFlow the cardinality is unknown behind it
 
 
-def _any_of(spec: Any) -> Any:
+def _zeros(spec: Any) -> Any:
     if isinstance(spec, tf.RaggedTensorSpec):
         rows, _, *inner = spec.shape
-        values = _any_of(tf.TensorSpec([None, *inner], spec.dtype))
-        lengths = _any_of(tf.TensorSpec([rows], tf.int64))
-        return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
-    zeros = tf.zeros([length or 0 for length in spec.shape], spec.dtype)
-    return tf.raw_ops.PlaceholderWithDefault(input=zeros, shape=spec.shape)
+        values = _zeros(tf.TensorSpec([None, *inner], spec.dtype))
+        return tf.RaggedTensor.from_row_lengths(values, tf.zeros(rows or 0, tf.int64), validate=False)
+    return tf.zeros([length or 0 for length in spec.shape], spec.dtype)
 
 
 def _form_of(sample: Any) -> Any:

@@ -32,7 +32,7 @@ from s3dlio.tf.tap import Tap
 _BATCH_SIZE = 32
 #: Single samples are drawn so many at a time: drawing once costs 150 us.
 _DRAWN_TOGETHER = 32
-#: Elements that are ready while one is in use.
+#: Elements that are ready while one is in use. More would be memory that nobody has asked for.
 _READY = 1
 #: With ``on_error="skip"``, so many damaged samples may stand before the first that tells what samples are.
 _TRIES = 100
@@ -156,7 +156,7 @@ class S3TFDataset:
     """What :func:`make_tf_dataset` makes its dataset of, and can be told epochs and states.
 
     A ``tf.data.Dataset`` keeps no place that could be saved, and tf.data draws batches ahead of their use.
-    This object keeps the place for all datasets that :meth:`dataset` returns.
+    This object keeps the place of the dataset that :meth:`dataset` returns.
 
     Each iteration yields one epoch, and the next one the next: with a shuffle, in another order. An
     iteration that was broken off counts too, unless it drew no more than 16 batches: those were a look,
@@ -363,8 +363,9 @@ def make_tf_dataset(uri: Where, *, state: Mapping[str, Any] | None = None, **opt
     one, which is read here, and every sample is held to it. Batches are put together in the memory that the
     tensors then have; dtypes are kept.
 
-    It is as any other: ``.map``, ``.prefetch(tf.data.AUTOTUNE)`` (batches are then put together while the
-    model computes), ``.repeat``, ``.take``, ``model.fit``. Its cardinality is the number of batches in an epoch.
+    It is as any other: ``.map``, ``.prefetch``, ``.repeat``, ``.take``, ``model.fit``. One batch is ready while
+    the model computes on another; ``.prefetch(n)`` behind a ``.map`` has more of them ready, mapped. Its
+    cardinality is the number of batches in an epoch.
     Each iteration is one epoch, and with a shuffle the next has another order: :class:`S3TFDataset` says how
     epochs are counted and chosen. An error ends the iteration, as a ``tf.errors`` error whose text has the
     cause and its URI: to go on without damaged samples use ``on_error="skip"``, not ``ignore_errors()``, which

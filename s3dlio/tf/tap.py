@@ -25,6 +25,20 @@ _EXIT_WAIT_S = 2.0
 _GRACE_S = 0.03
 
 
+class _Exit:
+    """Whether the interpreter ends, and when a thread of TensorFlow's was last seen."""
+
+    has_begun = False
+    last_seen = 0.0
+
+    def see(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Note that one is here, which may be when the interpreter has no modules any more."""
+        self.last_seen = clock()
+
+
+_EXIT = _Exit()
+
+
 class Tap(Iterator[Any]):
     """Draws from a source that a token stops.
 
@@ -37,13 +51,14 @@ class Tap(Iterator[Any]):
         self._pid = os.getpid()
         self._source = open_source(self._token)
         self._drawing = threading.Lock()
+        self._see = _EXIT.see
         self._is_shut = _EXIT.has_begun  # whoever repeats its dataset comes again
         _OPEN.add(self)
 
     def __next__(self) -> Any:
         """Return the next element."""
         with self._drawing:
-            _EXIT.last_seen = time.monotonic()
+            self._see()
             if self._is_shut:
                 raise StopIteration
             try:
@@ -53,7 +68,7 @@ class Tap(Iterator[Any]):
                     raise StopIteration from None
                 raise
             finally:
-                _EXIT.last_seen = time.monotonic()
+                self._see()
 
     def shut(self) -> None:
         """Have it end, and the draw that is under way too."""
@@ -74,17 +89,9 @@ class Tap(Iterator[Any]):
         """Let go of the parent token: TensorFlow has dropped its iterator."""
         self._token.cancel()
         self._token.detach()
-        _EXIT.last_seen = time.monotonic()
+        self._see()
 
 
-class _Exit:
-    """Whether the interpreter ends, and when a thread of TensorFlow's was last seen."""
-
-    has_begun = False
-    last_seen = 0.0
-
-
-_EXIT = _Exit()
 _OPEN: weakref.WeakSet[Tap] = weakref.WeakSet()
 
 
