@@ -325,8 +325,9 @@ class ObjectDataset:
 
     def is_plain(self) -> bool:
         """Whether a sample's bytes are the sample, so that it can be read where it belongs in a batch."""
-        name = self._codec.format_of(self.samples.catalog.uri(0))
-        return self.transform is None and self._on_error == "raise" and name in ("raw", "tfrecord")
+        first = self.samples.catalog.uri(0)
+        as_stored = self._codec.format_of(first) in ("raw", "tfrecord") and self._codec.compression_of(first) == "none"
+        return self.transform is None and self._on_error == "raise" and as_stored
 
     def check(self, sample: Sample) -> None:
         """Verify the sums of a record.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import lz4.frame
 import numpy as np
 import pytest
+import zstandard
 
 import s3dlio
 from s3dlio.dataset import Ahead, ObjectDataset
@@ -201,3 +204,32 @@ def test_strided_numbers_are_those_of_a_plain_loop(first: int, stop: int, length
     assert strided.samples(0, 1000).tolist() == plain
     assert len(strided) == len(plain)
     assert strided.samples(1, 3).tolist() == plain[1:3]
+
+
+# -- compressed objects ---------------------------------------------------------------------------------
+
+
+def _npy(number: int) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.arange(4) + number)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("extension", "pack"), [(".zst", zstandard.compress), (".gz", gzip.compress), (".lz4", lz4.frame.compress)]
+)
+def test_compressed_objects_are_expanded_by_extension(extension: str, pack: Callable[[bytes], bytes]) -> None:
+    root = f"memory://packed{extension[1:]}/"
+    for number in range(3):
+        s3dlio.put(f"{root}{number}.npy{extension}", pack(_npy(number)))
+    found = [dataset[0] for dataset in (s3dlio.create_dataset(root), s3dlio.create_dataset(root, format="npy"))]
+    assert all(np.array_equal(array, np.arange(4)) for array in found)
+    assert [int(array[0]) for array in s3dlio.create_dataset(root)] == [0, 1, 2]
+    assert bytes(s3dlio.create_dataset(root, format="raw")[1]) == pack(_npy(1))  # as stored, by choice
+
+
+def test_a_damaged_compressed_object_is_named() -> None:
+    s3dlio.put("memory://packed-bad/a.npy.gz", gzip.compress(_npy(0))[:-9])
+    with pytest.raises(FormatError, match="cut short") as caught:
+        s3dlio.create_dataset("memory://packed-bad/")[0]
+    assert caught.value.uri == "memory://packed-bad/a.npy.gz"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from s3dlio.buffers import BytesView, bytes_of, part_of
 from s3dlio.errors import FormatError, OptionError, suggest
+from s3dlio.formats.compression import codec_of_name, expanded, plain_name
 from s3dlio.formats.example import decode_example
 from s3dlio.formats.npz import Npz, read_npy
 from s3dlio.formats.tfrecord import FOOT, HEAD, payload
@@ -20,6 +21,8 @@ _EXTENSIONS = {".npz": "npz", ".npy": "npy", ".tfrecord": "tfrecord", ".tfrecord
 FORMATS = ("auto", "raw", "npz", "npy", "tfrecord", "example")
 #: Formats of which an object holds many samples, each a record.
 OF_RECORDS = frozenset({"tfrecord", "example"})
+#: Formats whose objects are never expanded: records are read from the midst of a file.
+_AS_STORED = OF_RECORDS | {"raw"}
 
 
 class Codec(NamedTuple):
@@ -43,14 +46,17 @@ class Codec(NamedTuple):
 
         Returns:
             ``raw``: the view itself. ``tfrecord``: a view of the record's data. ``npy``, or with a
-            ``key``: an array. ``npz`` and ``example``: a dict of arrays. Arrays and views share the
-            memory that was read where it holds them as they are, and are writable.
+            ``key``: an array. ``npz`` and ``example``: a dict of arrays. Those of ``npy`` and of stored members of
+            ``npz`` share the memory that was read; all are writable. An object whose extension says that it is
+            compressed (``.zst``, ``.gz``, ``.lz4``) is expanded first, unless the format is ``raw`` by choice.
 
         Raises:
             FormatError: The object is not of its format, or has no array ``key``.
         """
         decode = _DECODERS[self.format_of(uri)]
         try:
+            packed = self.compression_of(uri)
+            view = view if packed == "none" else expanded(bytes_of(view), packed)
             return self._choose(decode(view, start))
         except FormatError as error:
             error.uri, error.operation = error.uri or str(uri), error.operation or "decode"
@@ -59,6 +65,10 @@ class Codec(NamedTuple):
     def format_of(self, uri: Uri) -> str:
         """Return the format of an object."""
         return self.format if self.format != "auto" else format_of_name(uri.key)
+
+    def compression_of(self, uri: Uri) -> str:
+        """Return what an object has to be expanded from; ``none`` for most."""
+        return "none" if self.format in _AS_STORED else codec_of_name(uri.key)
 
     def _choose(self, sample: Any) -> Any:
         if self.key is None or not isinstance(sample, Mapping):
@@ -71,8 +81,8 @@ class Codec(NamedTuple):
 
 
 def format_of_name(key: str) -> str:
-    """Return the format that the extension of a key means; ``raw`` for an unknown one."""
-    name = key.lower()
+    """Return the format that the extension of a key means, before one of compression; ``raw`` for an unknown one."""
+    name = plain_name(key).lower()
     return _EXTENSIONS.get(name[name.rfind(".") :], "raw") if "." in name else "raw"
 
 
