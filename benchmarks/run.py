@@ -6,6 +6,7 @@ For: the command line. Must not know: how a contender works, or what a figure me
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -13,10 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chart, figures, machine, report, venvs
+from benchmarks import chart, figures, machine, report, sink, venvs
 from benchmarks.declare import Lane, Work
 from benchmarks.extras import WRITTEN_BYTES, write_extras
 from benchmarks.origin import Origin, OriginError
+from benchmarks.put_works import SINK
 from benchmarks.quiet import Quiet
 from benchmarks.rounds import Runner
 from benchmarks.works import WORKS
@@ -75,7 +77,11 @@ def _measure(chosen: argparse.Namespace) -> dict[str, Any]:
         venvs.ensure(contender, say, fresh=chosen.fresh)
     result: dict[str, Any] = {"machine": machine.describe(), "quick": chosen.quick, "works": {}}
     start, quiet = time.monotonic(), Quiet()
-    with Origin.started(more=lambda bucket: write_extras(bucket, say), more_size=WRITTEN_BYTES) as origin:
+    with contextlib.ExitStack() as stack:
+        origin = stack.enter_context(
+            Origin.started(more=lambda bucket: write_extras(bucket, say), more_size=WRITTEN_BYTES)
+        )
+        origin.endpoints[SINK] = stack.enter_context(sink.running())
         runner = Runner(origin, quiet, say)
         for work in works:
             lanes = [lane for lane in work.lanes if lane.contender in contenders]

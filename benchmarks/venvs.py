@@ -18,7 +18,7 @@ _TORCH = "torch==2.13.0"
 
 #: torch stands first: the connector then finds its requirement satisfied by exactly this build.
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "ours": (_TORCH, "numpy", "awscrt", "boto3", "fsspec", "jax", "tensorflow-cpu"),
+    "ours": (_TORCH, "numpy", "awscrt", "boto3", "fsspec", "jax", "tensorflow-cpu", "zstandard"),
     "s3dlio-0.10.0": (_TORCH, "s3dlio==0.10.0"),
     "obstore": ("obstore",),
     "s3torchconnector": (_TORCH, "s3torchconnector", "numpy"),
@@ -30,7 +30,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "litdata": (_TORCH, "litdata==0.2.76", "obstore==0.12.1"),
     "webdataset": (_TORCH, "webdataset==1.0.2"),
     "grain": ("grain==0.2.18", "array-record==0.8.6"),
-    "floor": (),
+    "floor": ("awscrt",),
     "floor-c": (),
 }
 

@@ -24,6 +24,7 @@ from benchmarks.field_works import FIELD_WORKS
 from benchmarks.jax_works import LOADER_JAX
 from benchmarks.loader_works import LOADER_FORK, LOADER_LATENCY
 from benchmarks.npz_works import NPZ_ALL, NPZ_ONE
+from benchmarks.put_works import PUT_WORKS
 from benchmarks.record_loader_works import RECORD_LOADER_WORKS
 from benchmarks.tf_works import LOADER_TF
 from benchmarks.tfrecord_works import TFRECORD_WORKS
@@ -193,6 +194,7 @@ WORKS: dict[str, Work] = {
         _BIG_TLS,
         NPZ_ALL,
         NPZ_ONE,
+        *PUT_WORKS,
         *TFRECORD_WORKS,
         *RECORD_LOADER_WORKS,
         LOADER_JAX,

@@ -189,6 +189,8 @@ class MultipartUploadWriter:
     def write(self, data: Buffer) -> int:
         """Write bytes; the caller may reuse their memory when this returns.
 
+        They are copied into a part; only ``bytes`` objects of at least 1 MiB are sent from where they are.
+
         Args:
             data: Any contiguous bytes-like object, of any length.
 

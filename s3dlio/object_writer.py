@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from s3dlio.api import current_token, stat, store_of
-from s3dlio.buffers import flat_bytes
+from s3dlio.buffers import MIB, flat_bytes
 from s3dlio.errors import UriError
 from s3dlio.formats.compression import Compressor, codec_of_name, compressor, packed_name
 from s3dlio.outflow import Outflow
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Buffer
+
+#: Compressed in one step: what comes of it waits in memory until it is taken over into a part.
+_STEP_BYTES = 8 * MIB
 
 
 class WriterStats(tuple[int, int]):  # noqa: SLOT001 - what it tells besides is in its __dict__
@@ -64,6 +67,10 @@ class WriterStats(tuple[int, int]):  # noqa: SLOT001 - what it tells besides is 
         """Return the names."""
         return self.names
 
+    def __getnewargs__(self) -> tuple[int, int]:
+        """Pickle and copy by the pair; the rest follows as attributes."""
+        return self.bytes_written, self.compressed_bytes
+
     def __repr__(self) -> str:
         """Show everything by name."""
         return f"WriterStats({', '.join(f'{name}={self[name]!r}' for name in self.names)})"
@@ -100,6 +107,9 @@ class ObjectWriter:
         codec = codec_of_name(given.key) if options.compression is None else options.compression
         where = given.with_key(packed_name(given.key, codec))
         put = PutOptions(options.content_type, options.metadata or {}, options.overwrite)
+        self._compressor: Compressor | None = None
+        if codec != "none":
+            self._compressor = compressor(codec, options.compression_level)
         store = store_of(where)
         self._outflow = Outflow(
             store, where, put,
@@ -107,11 +117,6 @@ class ObjectWriter:
             width=options.max_in_flight,
             parent=current_token(),
         )  # fmt: skip
-        self._compressor: Compressor | None = None
-        if codec != "none":
-            # A level that was meant for another codec than the name asks for is not taken over.
-            level = options.compression_level if options.compression is not None else None
-            self._compressor = compressor(codec, level)
         self._written = 0
         self._stats: WriterStats | None = None
 
@@ -139,11 +144,13 @@ class ObjectWriter:
             StoreError: An earlier part could not be sent; nothing of the object is left.
         """
         view = flat_bytes(data)
+        self._outflow.check_open()
         if self._compressor is None:
             self._outflow.write(view)
         else:
-            self._outflow.check_open()
-            self._outflow.write(memoryview(self._compressor.compress(view)))
+            for start in range(0, len(view), _STEP_BYTES):
+                packed = self._compressor.compress(view[start : start + _STEP_BYTES])
+                self._outflow.write(memoryview(packed))
         self._written += len(view)
         return len(view)
 
@@ -181,6 +188,7 @@ class ObjectWriter:
             StoreError: It could not be written; nothing of it is left.
         """
         if self._stats is None:
+            self._outflow.check_open()
             if self._compressor is not None:
                 self._outflow.write(memoryview(self._compressor.flush()))
             sent = self._outflow.close()

@@ -12,15 +12,23 @@ import weakref
 
 import numpy as np
 
-from s3dlio.buffers import POOL, bytes_of
+from s3dlio.buffers import KIB, MIB, POOL, bytes_of
 from s3dlio.cancel import CancellationToken
+from s3dlio.checksums import crc32c_onward
+from s3dlio.crew import CREW
 from s3dlio.errors import ClosedError, ForkError, OptionError, S3dlioError
-from s3dlio.sender import Sender, Sent
+from s3dlio.sender import NOT_SUMMED, Sender, Sent
 from s3dlio.stores.base import PutOptions, Store
 from s3dlio.uri import Uri
 
 #: Copies of at least so many bytes let go of the interpreter lock; for fewer that costs more than the copy.
-_LARGE_COPY_BYTES = 64 * 1024
+_LARGE_COPY_BYTES = 64 * KIB
+#: They are summed as they are copied, so many bytes at a time, which are then still in the processor's cache: 16 MiB
+#: are copied in 0.86 ms, then summed in 0.67; both at once take 0.94 (by 64 KiB or 1 MiB: 1.2 and 1.4).
+_STEP_BYTES = 256 * KIB
+#: ``bytes``, which nobody can change, are not copied from this size on but kept until they are sent. (Each piece
+#: is a call to the socket of its own, so that smaller ones gain nothing.)
+_BORROWED_BYTES = MIB
 
 
 class Outflow:
@@ -54,12 +62,15 @@ class Outflow:
         self._process = os.getpid()
         self._pieces: list[memoryview] = []  # of the part that is being gathered
         self._gathered = 0  # bytes in them, and in the first bytes of the room
-        self._room = memoryview(b"")  # memory that is being filled
+        self._summed = NOT_SUMMED  # how many of those are summed already, and their CRC-32C
+        self._room = memoryview(bytearray())  # memory that is being filled
         self._used = 0  # bytes of it
         self._reserved: memoryview | None = None
         self._own: memoryview | None = None  # what is reserved, when it is not in the room
         self._state = "open"
-        self._finalizer = weakref.finalize(self, _drop, self._sender, self._process) if abort_on_drop else None
+        self._finalizer = (
+            weakref.finalize(self, _drop, weakref.ref(self), self._sender, self._process) if abort_on_drop else None
+        )
 
     @property
     def bytes_written(self) -> int:
@@ -69,7 +80,9 @@ class Outflow:
     # -- writing ----------------------------------------------------------------------------------
 
     def write(self, data: memoryview) -> int:
-        """Copy bytes; they are the caller's again when this returns.
+        """Take bytes; their memory is the caller's again when this returns.
+
+        They are copied, but for large ``bytes``, which cannot change.
 
         Raises:
             ClosedError: It is closed, or memory is reserved and not committed.
@@ -79,16 +92,30 @@ class Outflow:
         if self._reserved is not None:
             msg = "memory is reserved: commit it before the next write"
             raise ClosedError(msg, uri=str(self.uri), operation="write")
+        owner = data.obj
+        if len(data) >= _BORROWED_BYTES and type(owner) is bytes and 2 * len(data) >= len(owner):
+            self._take_over(data)  # nobody can change it
+            return len(data)
+        return self._gather(data)
+
+    def _gather(self, data: memoryview) -> int:
         done = 0
         while done < len(data):
             self._send_if_full()
             if self._used == len(self._room):
                 self._take_room(self._part_bytes - self._gathered)
-            count = min(len(data) - done, len(self._room) - self._used)
-            _copy(self._room[self._used : self._used + count], data[done : done + count])
+            count = min(len(data) - done, len(self._room) - self._used, self._part_bytes - self._gathered)
+            self._copy_in(self._room[self._used : self._used + count], data[done : done + count])
             done += count
             self._advance(count)
         return done
+
+    def _copy_in(self, target: memoryview, data: memoryview) -> None:
+        summed, crc = self._summed
+        if len(data) < _LARGE_COPY_BYTES or summed != self._gathered:
+            _copy(target, data)
+        else:
+            self._summed = summed + len(data), _copy_and_sum(target, data, crc)
 
     def reserve(self, length: int) -> memoryview:
         """Return memory to be filled, and then committed.
@@ -122,8 +149,9 @@ class Outflow:
     def commit(self, length: int) -> int:
         """Take the first bytes of what was reserved as written, without a copy.
 
-        The reserved view is released: using it afterwards raises ``ValueError``. (Not an array made of it:
-        nobody can take that away.)
+        (Only of a reservation larger than what a part lacks, of which less than half is taken, these bytes are
+        copied: else they would keep all its memory.) The reserved view is released: using it afterwards raises
+        ``ValueError``. (Not an array made of it: nobody can take that away.)
 
         Raises:
             ClosedError: Nothing is reserved.
@@ -142,12 +170,14 @@ class Outflow:
             view.release()
         if own is None:
             self._advance(length)
+        elif 2 * length < len(own):  # so many small pieces do not each hold a large memory
+            self._gather(own[:length])
         else:
             self._take_over(own[:length])
         return length
 
     def _take_over(self, memory: memoryview) -> None:
-        """Make pieces of the caller's own, filled memory."""
+        """Make pieces of memory that is filled already."""
         self._close_room()
         done = 0
         while done < len(memory):
@@ -162,11 +192,11 @@ class Outflow:
         self._room = bytes_of(POOL.take(length))
 
     def _close_room(self) -> None:
-        """Make a piece of what was filled of the room, and leave the rest of it."""
+        """Make a piece of what was filled of the room; the rest of it stays."""
         if self._used:
             self._pieces.append(self._room[: self._used])
-        self._room = memoryview(b"")
-        self._used = 0
+            self._room = self._room[self._used :]
+            self._used = 0
 
     def _advance(self, count: int) -> None:
         self._used += count
@@ -175,14 +205,15 @@ class Outflow:
     def _send_if_full(self) -> None:
         """Send a whole part, once there is more to come: an object of just one part takes a single request."""
         if self._gathered == self._part_bytes:
-            pieces, length = self._take_part()
-            self._sender.send(pieces, length)
+            pieces, length, summed = self._take_part()
+            self._sender.send(pieces, length, summed=summed)
 
-    def _take_part(self) -> tuple[list[memoryview], int]:
+    def _take_part(self) -> tuple[list[memoryview], int, tuple[int, int]]:
         self._close_room()
         pieces, self._pieces = self._pieces, []
         length, self._gathered = self._gathered, 0
-        return pieces, length
+        summed, self._summed = self._summed, NOT_SUMMED
+        return pieces, length, summed
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -209,10 +240,11 @@ class Outflow:
             msg = "memory is reserved and not committed"
             raise ClosedError(msg, uri=str(self.uri), operation="close")
         self._state = "closed"
-        self._dismiss()
-        pieces, length = self._take_part()
+        part = self._take_part()
         self._store.sizes.forget(self.uri)
-        return self._sender.finish(pieces, length)
+        sent = self._sender.finish(*part)
+        self._dismiss()
+        return sent
 
     def abort(self) -> None:
         """Throw away what was written. Once is enough; after :meth:`close` this does nothing.
@@ -224,7 +256,7 @@ class Outflow:
             return
         self._state = "aborted"
         self._dismiss()
-        self._pieces, self._room, self._reserved, self._own = [], memoryview(b""), None, None
+        self._pieces, self._room, self._reserved, self._own = [], memoryview(bytearray()), None, None
         self._sender.abort()
 
     def abort_because(self, error: BaseException | None) -> None:
@@ -245,6 +277,7 @@ class Outflow:
         Raises:
             ForkError: It was made in another process.
             ClosedError: It is closed or aborted.
+            BaseException: What a part has failed with; nothing of the object is left.
         """
         if self._process != os.getpid():
             msg = "this writer belongs to the process that made it; make one here"
@@ -252,13 +285,22 @@ class Outflow:
         if self._state != "open":
             msg = f"the writer is {self._state}"
             raise ClosedError(msg, uri=str(self.uri), operation="write")
+        self._sender.check()
 
 
-def _drop(sender: Sender, process: int) -> None:
+def _drop(outflow: weakref.ref[Outflow], sender: Sender, process: int) -> None:
     """Abort the upload of a stream that was let go; in a forked child it is the parent's."""
-    if process == os.getpid():
+
+    def abort() -> None:
         with contextlib.suppress(S3dlioError):  # there is nobody to tell
             sender.abort()
+
+    if process != os.getpid():
+        return
+    if outflow() is not None:  # it is still there: the interpreter ends
+        abort()
+    else:  # garbage is collected in any thread, also in one that carries a part of this very stream
+        CREW.get().start(abort)
 
 
 def _copy(target: memoryview, data: memoryview) -> None:
@@ -266,3 +308,13 @@ def _copy(target: memoryview, data: memoryview) -> None:
         target[:] = data
     else:
         np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(data, np.uint8))
+
+
+def _copy_and_sum(target: memoryview, data: memoryview, crc: int) -> int:
+    to, of = np.frombuffer(target, np.uint8), np.frombuffer(data, np.uint8)
+    onward = crc32c_onward()
+    for start in range(0, len(data), _STEP_BYTES):
+        stop = start + _STEP_BYTES
+        np.copyto(to[start:stop], of[start:stop])
+        crc = onward(target[start:stop], crc)
+    return crc

@@ -7,22 +7,25 @@ thread of the crew as it comes; who has as many under way as he may waits.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import combine_crc32c, crc32c_of_pieces
 from s3dlio.crew import CREW
-from s3dlio.errors import CancelledError, OptionError, S3dlioError
+from s3dlio.errors import CancelledError, OptionError, S3dlioError, StoreError
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
 from s3dlio.stores.upload import Part, Upload
 from s3dlio.uri import Uri
 
 DEFAULT_PART_BYTES = 16 * 1024**2
 DEFAULT_PARTS_IN_FLIGHT = 16
+#: Of a part's bytes, none is summed yet, and this is the sum of none.
+NOT_SUMMED = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,35 +83,79 @@ class Sender:
         self._error: BaseException | None = None
         self._started_at = datetime.now(UTC)
         if store.limits.free:
-            self._begin()
+            with self._all_or_nothing():
+                self._begin()
 
     @property
     def length(self) -> int:
         """Bytes that were handed over."""
         return self._length
 
-    def send(self, pieces: Sequence[memoryview], length: int, done: Callable[[], Any] = lambda: None) -> None:
+    def send(
+        self,
+        pieces: Sequence[memoryview],
+        length: int,
+        done: Callable[[], Any] = lambda: None,
+        summed: tuple[int, int] = NOT_SUMMED,
+    ) -> None:
         """Hand over the next part; wait while as many as may be are under way.
 
         Args:
             pieces: Its bytes, not to be changed until ``done``.
             length: How many.
             done: Called in some thread when the part has arrived or is given up. It must not raise.
+            summed: How many of the bytes, from the first one on, are summed already, and their CRC-32C.
 
         Raises:
             OptionError: The object would have more parts than the backend takes.
             BaseException: What an earlier part failed with. Nothing of the object is left.
         """
-        number = self._next_number(length)
-        self._await_room()
-        self._raise_failure()
-        if self._upload is None:
-            self._begin()
-        start, self._length = self._length, self._length + length
         carried = tuple(pieces)
+        with self._all_or_nothing():
+            number = self._next_number(length)
+            self._await_room()
+            self._raise_failure()
+            if self._upload is None:
+                self._begin()
+            start, self._length = self._length, self._length + length
+            self._hand_over(lambda: self._carry(number, start, carried, length, summed), done)
+
+    def _hand_over(self, carry: Callable[[], None], done: Callable[[], Any]) -> None:
+        ticket: list[None] = []  # whoever takes it away, here or in the thread, sees to the end
+
+        def job(work: Callable[[], None] = carry) -> None:
+            with contextlib.suppress(IndexError):
+                ticket.pop()
+                work()
+                self._leave(done)
+
+        try:
+            with self._changed:
+                self._under_way += 1
+                ticket.append(None)
+            CREW.get().start(job)
+        except BaseException:  # Ctrl-C: the job may have reached a thread or not
+            job(lambda: None)
+            raise
+
+    def _leave(self, done: Callable[[], Any]) -> None:
+        done()
         with self._changed:
-            self._under_way += 1
-        CREW.get().start(lambda: self._carry(number, start, carried, length, done))
+            self._under_way -= 1
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """See that nothing of the object is left, and nothing more is taken, when this fails."""
+        try:
+            yield
+        except BaseException as error:
+            self._fail(error)
+            try:
+                self.abort()
+            except S3dlioError as second:
+                error.add_note(f"What had arrived could not be thrown away: {second}")
+            raise
 
     def _await_room(self) -> None:
         with self._changed:
@@ -116,11 +163,7 @@ class Sender:
                 self._changed.wait()
 
     def _begin(self) -> Upload:
-        try:
-            self._upload = upload = self._store.upload(self._uri, self._options, self._token)
-        except BaseException as error:
-            self._fail(error)
-            raise
+        self._upload = upload = self._store.upload(self._uri, self._options, self._token)
         return upload
 
     def _next_number(self, length: int) -> int:
@@ -137,27 +180,33 @@ class Sender:
         return number
 
     def _carry(
-        self, number: int, start: int, pieces: tuple[memoryview, ...], length: int, done: Callable[[], Any]
+        self, number: int, start: int, pieces: tuple[memoryview, ...], length: int, summed: tuple[int, int]
     ) -> None:
         try:
             if self._error is None and self._upload is not None:
-                crc = crc32c_of_pieces(pieces)
+                crc = crc32c_of_pieces(pieces, *summed)
                 self._sums[number] = (crc, length)
                 self._upload.send(Part(number, start, pieces, length, crc), self._token)
         except BaseException as error:  # noqa: BLE001 - a thread's boundary: who sends next raises it again
             self._fail(error)
-        finally:
-            del pieces
-            done()
-            with self._changed:
-                self._under_way -= 1
-                self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:
+        if isinstance(error, StoreError):
+            error.concern(self._uri, "put")  # an answer that cannot be read does not know what it is about
         with self._changed:
             if self._error is None or isinstance(self._error, CancelledError):
                 self._error = error
         self._token.cancel()
+
+    def check(self) -> None:
+        """Raise what a part has failed with, if one has.
+
+        Raises:
+            BaseException: That. Nothing of the object is left.
+        """
+        if self._error is not None:
+            with self._all_or_nothing():
+                self._raise_failure()
 
     def wait(self) -> None:
         """Wait until what was handed over has arrived.
@@ -165,8 +214,9 @@ class Sender:
         Raises:
             BaseException: What a part failed with. Nothing of the object is left.
         """
-        self._settle()
-        self._raise_failure()
+        with self._all_or_nothing():
+            self._settle()
+            self._raise_failure()
 
     def _settle(self) -> None:
         with self._changed:
@@ -176,17 +226,12 @@ class Sender:
     def _raise_failure(self) -> None:
         if self._error is None:
             return
-        error = self._error
-        self._abort_because(error)
-        raise error
+        if not isinstance(self._error, Exception):  # not Ctrl-C a second time
+            msg = "the upload was interrupted, and nothing of it is left"
+            raise CancelledError(msg, uri=str(self._uri), operation="put") from self._error
+        raise self._error
 
-    def _abort_because(self, error: BaseException) -> None:
-        try:
-            self.abort()
-        except S3dlioError as second:
-            error.add_note(f"What had arrived could not be thrown away: {second}")
-
-    def finish(self, pieces: Sequence[memoryview], length: int) -> Sent:
+    def finish(self, pieces: Sequence[memoryview], length: int, summed: tuple[int, int] = NOT_SUMMED) -> Sent:
         """Hand over the last bytes, and make the object.
 
         An object of no more than one part is put with a single request.
@@ -194,21 +239,18 @@ class Sender:
         Raises:
             BaseException: It could not be made; nothing of it is left.
         """
-        self._raise_failure()
-        try:
+        with self._all_or_nothing():
+            self._raise_failure()
             is_small = self._upload is None and length <= self._part_bytes
-            info = self._put(pieces, length) if is_small else self._complete(pieces, length)
-        except BaseException as error:
-            self._abort_because(error)
-            raise
+            info = self._put(pieces, length) if is_small else self._complete(pieces, length, summed)
         self._token.detach()
         sums = [self._sums[number] for number in range(len(self._sums))]
         crc = combine_crc32c(sums)
         return Sent(self._length, max(1, len(sums)), info.etag, crc, self._started_at, datetime.now(UTC))
 
-    def _complete(self, pieces: Sequence[memoryview], length: int) -> ObjectInfo:
+    def _complete(self, pieces: Sequence[memoryview], length: int, summed: tuple[int, int]) -> ObjectInfo:
         if length:
-            self.send(pieces, length)
+            self.send(pieces, length, summed=summed)
         self.wait()
         upload = self._upload or self._begin()
         return upload.complete(self._length, len(self._sums), self._token)

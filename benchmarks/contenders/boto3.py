@@ -17,6 +17,7 @@ from benchmarks.crowd import share
 from benchmarks.imports import importing
 from benchmarks.npz_works import open_boto3, reading_all
 from benchmarks.objects import BIG_KEY, BUCKET
+from benchmarks.put_works import Pieces, writing
 from benchmarks.worker import Action, Haul, Job, held, held_whole, serve
 
 _PART = 8 * 1024 * 1024
@@ -62,7 +63,43 @@ def big(job: Job) -> Action:
     return action
 
 
+def put_parts(job: Job) -> Action:
+    """By `upload_part` in threads."""
+    client = _client(job.endpoint)
+
+    def write(key: str, count: int, memory: memoryview) -> None:
+        data = bytes(memory)
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+
+        def send(number: int) -> dict[str, Any]:
+            answer = client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=number, Body=data)
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        parts = share(send, range(1, count + 1), job.setting["in_flight"])
+        client.complete_multipart_upload(Bucket=BUCKET, Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
+
+    return writing(job, write)
+
+
+def put_file(job: Job) -> Action:
+    """By `upload_fileobj`: the transfer manager reads a file-like object."""
+    client = _client(job.endpoint)
+
+    def write(key: str, count: int, memory: memoryview) -> None:
+        config = TransferConfig(
+            multipart_threshold=len(memory),
+            multipart_chunksize=len(memory),
+            max_concurrency=job.setting["in_flight"],
+            preferred_transfer_client="classic",
+        )
+        client.upload_fileobj(Pieces(memory, count), BUCKET, key, Config=config)
+
+    return writing(job, write)
+
+
 WORKS = {
+    "put_parts": put_parts,
+    "put_file": put_file,
     "small": small,
     "big": big,
     "import": importing("boto3"),

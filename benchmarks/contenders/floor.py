@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from benchmarks.crowd import share
 from benchmarks.memory import fresh, touched
 from benchmarks.objects import BIG_KEY, BUCKET
+from benchmarks.put_works import writing
 from benchmarks.worker import Action, Haul, Job, held_whole, serve
 
 PART = 8 * 1024 * 1024
@@ -106,7 +107,36 @@ def big_into(job: Job) -> Action:
     return action
 
 
-WORKS = {"small": small, "big": big, "big_into": big_into}
+def put(job: Job) -> Action:
+    """Parts by threads, each summed and sent from the one buffer, without any other header field."""
+    from awscrt.checksums import crc32c
+
+    def write(key: str, count: int, memory: memoryview) -> None:
+        upload = _told(job, f"POST /{BUCKET}/{key}?uploads", b"").split(b"<UploadId>")[1].split(b"<")[0].decode()
+
+        def send(number: int) -> None:
+            total = crc32c(memory)
+            _told(job, f"PUT /{BUCKET}/{key}?partNumber={number}&uploadId={upload}", memory, f"x-sum: {total}\r\n")
+
+        share(send, range(1, count + 1), job.setting["in_flight"])
+        parts = "".join(f"<PartNumber>{number}</PartNumber>" for number in range(1, count + 1)).encode()
+        _told(job, f"POST /{BUCKET}/{key}?uploadId={upload}", parts)
+
+    return writing(job, write)
+
+
+def _told(job: Job, request: str, body: Any, extra: str = "") -> bytes:
+    sock = _socket(job.endpoint)
+    sock.sendall(f"{request} HTTP/1.1\r\nHost: x\r\n{extra}Content-Length: {len(body)}\r\n\r\n".encode())
+    if len(body):
+        sock.sendall(body)
+    answer = sock.recv(_HEAD_ROOM)
+    if not answer.startswith(b"HTTP/1.1 20"):
+        raise RuntimeError(f"the sink answered {answer[:80]!r}")
+    return answer
+
+
+WORKS = {"put": put, "small": small, "big": big, "big_into": big_into}
 
 if __name__ == "__main__":
     serve(WORKS)

@@ -17,6 +17,7 @@ from obstore.store import S3Store
 from benchmarks.crowd import share
 from benchmarks.imports import importing
 from benchmarks.objects import BIG_KEY, BUCKET
+from benchmarks.put_works import repeated, writing
 from benchmarks.worker import Action, Haul, Job, held, held_whole, serve
 
 if TYPE_CHECKING:
@@ -26,11 +27,17 @@ _PART = 8 * 1024 * 1024
 
 
 @cache
-def _store(endpoint: str) -> S3Store:
+def _store(endpoint: str, *, unsigned: bool = False) -> S3Store:
     options: ClientConfig = {"allow_http": True}
     if bundle := os.environ.get("AWS_CA_BUNDLE"):
         options["root_certificate"] = Path(bundle).read_text(encoding="ascii")
-    return S3Store(BUCKET, endpoint=endpoint, virtual_hosted_style_request=False, client_options=options)
+    return S3Store(
+        BUCKET,
+        endpoint=endpoint,
+        virtual_hosted_style_request=False,
+        unsigned_payload=unsigned,
+        client_options=options,
+    )
 
 
 def small(job: Job) -> Action:
@@ -83,7 +90,18 @@ def big(job: Job) -> Action:
     return action
 
 
-WORKS = {"small": small, "big": big, "import": importing("obstore")}
+def put(job: Job) -> Action:
+    """By `put` of an iterator, in parts."""
+    store = _store(job.endpoint, unsigned=bool(job.setting.get("unsigned")))
+
+    def write(key: str, count: int, memory: memoryview) -> None:
+        data, flight = repeated(memory, count), job.setting["in_flight"]
+        obstore.put(store, key, data, use_multipart=True, chunk_size=len(memory), max_concurrency=flight)
+
+    return writing(job, write)
+
+
+WORKS = {"put": put, "small": small, "big": big, "import": importing("obstore")}
 
 if __name__ == "__main__":
     serve(WORKS, ("obstore",))

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.imports import importing
 from benchmarks.memory import fresh, touched
 from benchmarks.objects import BIG_KEY
+from benchmarks.put_works import writing
 from benchmarks.worker import BUCKET_URI, Action, Haul, Job, held, held_whole, serve
 
 # By name: to a type checker, "s3dlio" is the working tree, which this process does not see.
@@ -87,7 +88,42 @@ def loader_map(job: Job) -> Action:
     return loading(job, _map(job))
 
 
+def put_write(job: Job) -> Action:
+    """By `write`: of `bytes`, which it sends without a copy, or of memory that is used again, which it must copy."""
+
+    def write(key: str, count: int, memory: memoryview) -> None:
+        data = bytes(memory) if job.params.get("frozen") else memory
+        copies = not job.params.get("frozen")
+        with _put_writer(job, key, len(memory)) as writer:
+            for _ in range(count):
+                writer.write(data, copy=copies)
+
+    return writing(job, write)
+
+
+def put_reserve(job: Job) -> Action:
+    """By `reserve` and `commit`; only a proof fills the memory."""
+
+    def write(key: str, count: int, memory: memoryview) -> None:
+        with _put_writer(job, key, len(memory)) as writer:
+            for _ in range(count):
+                room = writer.reserve(len(memory))
+                if job.proof:
+                    room[:] = memory
+                writer.commit(len(memory))
+
+    return writing(job, write)
+
+
+def _put_writer(job: Job, key: str, part_size: int) -> Any:
+    return _original.MultipartUploadWriter.from_uri(
+        BUCKET_URI + key, part_size=part_size, max_in_flight=job.setting["in_flight"]
+    )
+
+
 WORKS = {
+    "put_write": put_write,
+    "put_reserve": put_reserve,
     "small": small,
     "big": big,
     "big_into": big_into,

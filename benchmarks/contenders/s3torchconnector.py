@@ -18,6 +18,7 @@ from benchmarks.crowd import share
 from benchmarks.imports import importing
 from benchmarks.loaders import loading
 from benchmarks.objects import BIG_KEY, BUCKET
+from benchmarks.put_works import writing
 from benchmarks.worker import Action, Haul, Job, held, held_whole, serve
 
 _REGION = "us-east-1"
@@ -97,7 +98,21 @@ def loader_map(job: Job) -> Action:
     return loading(job, _dataset(job, S3MapDataset, job.prefix_uri()))
 
 
+def put(job: Job) -> Action:
+    """By the writer of one client."""
+    client = _client(job.endpoint, _config(job))
+
+    def write(key: str, count: int, memory: memoryview) -> None:
+        data = bytes(memory)  # it would copy anything else
+        with client.put_object(BUCKET, key) as writer:
+            for _ in range(count):
+                writer.write(data)
+
+    return writing(job, write)
+
+
 WORKS = {
+    "put": put,
     "small": small,
     "big": big,
     "loader_iterable": loader_iterable,

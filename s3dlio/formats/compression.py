@@ -12,14 +12,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from s3dlio.buffers import MIB, BytesView, flat_bytes
+from s3dlio.buffers import KIB, MIB, BytesView, flat_bytes
 from s3dlio.errors import FormatError, OptionError, suggest
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-#: Compressed bytes taken in one step when they are expanded: bounds what one step can make of them.
-_STEP_BYTES = 64 * 1024
+#: Compressed bytes taken in one step when they are expanded, so that no step makes more than some 100 MiB of
+#: them: gzip expands to at most 1,032 times as much, lz4 to 255 times, zstd (four bytes for a block of 128 KiB)
+#: to 32,768 times. Measured: zstd expands text as fast by 4 KiB as by 1 MiB.
+_STEP_BYTES, _SMALL_STEP_BYTES = 64 * KIB, 4 * KIB
 #: zlib's numbers for "a gzip header and trailer".
 _GZIP_WINDOW = 31
 
@@ -44,6 +46,7 @@ class _Codec(NamedTuple):
         compressor: Makes a stream of a level.
         expander: Makes what expands one stream: ``decompress(data)``, ``eof``, ``unused_data``.
         errors: The classes its library raises, as a function since the library is not imported before.
+        step_bytes: Compressed bytes that are expanded at once.
     """
 
     extensions: tuple[str, ...]
@@ -52,6 +55,7 @@ class _Codec(NamedTuple):
     compressor: Callable[[int], Compressor]
     expander: Callable[[], Any]
     errors: Callable[[], tuple[type[Exception], ...]]
+    step_bytes: int
 
 
 def _zstd_compressor(level: int) -> Compressor:
@@ -106,14 +110,15 @@ def _lz4_expander() -> Any:
 
 
 _CODECS = {
-    "zstd": _Codec((".zst", ".zstd"), (1, 22), 3, _zstd_compressor, _zstd_expander, _zstd_errors),
+    "zstd": _Codec((".zst", ".zstd"), (1, 22), 3, _zstd_compressor, _zstd_expander, _zstd_errors, _SMALL_STEP_BYTES),
     "gzip": _Codec(
         (".gz",), (0, 9), 6,
         lambda level: zlib.compressobj(level, wbits=_GZIP_WINDOW),
         lambda: zlib.decompressobj(_GZIP_WINDOW),
         lambda: (zlib.error,),
+        _STEP_BYTES,
     ),
-    "lz4": _Codec((".lz4",), (0, 16), 0, _Lz4Compressor, _lz4_expander, lambda: (RuntimeError,)),
+    "lz4": _Codec((".lz4",), (0, 16), 0, _Lz4Compressor, _lz4_expander, lambda: (RuntimeError,), _STEP_BYTES),
 }  # fmt: skip
 #: What compression may be called.
 COMPRESSIONS = ("none", *_CODECS)
@@ -194,14 +199,13 @@ def expanded(data: Buffer, codec: str, most_bytes: int | None = None) -> BytesVi
     if codec == "none":
         return data if isinstance(data, BytesView) else BytesView.from_bytes(data)
     limit = _half_of_memory() if most_bytes is None else most_bytes
-    pieces, length = [], 0
+    whole = bytearray()  # grown in place: pieces that are joined at the end would take twice the memory
     for piece in _expand(flat_bytes(data), codec):
-        length += len(piece)
-        if length > limit:
+        if len(whole) + len(piece) > limit:
             msg = f"the {codec} data expands to more than {limit:,} bytes"
             raise FormatError(msg)
-        pieces.append(piece)
-    return BytesView.from_bytes(pieces[0] if len(pieces) == 1 else bytearray().join(pieces))
+        whole += piece
+    return BytesView.from_bytes(whole)
 
 
 def _expand(data: memoryview, codec: str) -> Iterator[bytes]:
@@ -211,7 +215,7 @@ def _expand(data: memoryview, codec: str) -> Iterator[bytes]:
     while done < len(data):
         if stream.eof:
             stream = facts.expander()
-        step = data[done : done + _STEP_BYTES]
+        step = data[done : done + facts.step_bytes]
         try:
             piece = stream.decompress(step)
         except facts.errors() as error:

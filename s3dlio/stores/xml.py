@@ -176,6 +176,12 @@ def complete_request(parts: list[tuple[str, str]]) -> bytes:
     return f'<CompleteMultipartUpload xmlns="{space}">{"".join(items)}</CompleteMultipartUpload>'.encode()
 
 
+def joined_tag(body: bytes) -> str:
+    """Return the entity tag, without quotes, in the answer to :func:`complete_request`; empty if it tells none."""
+    found = parse(body).findtext("ETag") if body.strip() else None
+    return (found or "").strip('"')
+
+
 def fault_in(body: bytes) -> Fault | None:
     """Return the error that an answer of good status holds after all."""
     root = parse(body) if body.strip() else None

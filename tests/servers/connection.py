@@ -16,7 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from tests.servers.reply import End, Pause, Step
+from tests.servers.reply import End, Midway, Pause, Step
 from tests.servers.rules import Request
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Connection:
         steps_for: Says how to answer a request.
         sock: The accepted socket.
         ssl_context: Makes the connection speak TLS.
+        midway: Says, from method and target, what is to happen while a request's body arrives.
 
     Attributes:
         done: Whether the connection is closed on our side.
@@ -47,10 +48,12 @@ class Connection:
         steps_for: Callable[[Request], list[Step]],
         sock: socket.socket,
         ssl_context: ssl.SSLContext | None,
+        midway: Callable[[str, str], Midway | None] = lambda _method, _target: None,
     ) -> None:
         self.done = False
         self.trouble: Exception | None = None
         self._steps_for = steps_for
+        self._midway = midway
         self._closing = threading.Event()
         self._sock = sock
         self._ssl_context = ssl_context
@@ -145,8 +148,29 @@ class Connection:
         headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
         if headers.get("expect", "").lower() == "100-continue":
             self._sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        trouble = self._midway(method, target)
+        if trouble is not None and not self._interrupt(trouble):
+            return None
         body = self._read_body(headers)
         return None if body is None else Request(method, target, headers, body)
+
+    def _interrupt(self, trouble: Midway) -> bool:
+        """Does to a body that is on its way what was planned; tells whether it may go on."""
+        if self._take(trouble.after_bytes):
+            # Not _pause: the client does have something to say.
+            self._closing.wait(trouble.seconds)
+            if not trouble.resets:
+                return True
+            # With bytes of it unread, closing sends RESET.
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return False
+
+    def _take(self, count: int) -> bool:
+        """Waits until so many bytes of the body have come; they stay in the buffer."""
+        while len(self._buffer) < count:
+            if not self._fill():
+                return False
+        return True
 
     def _read_body(self, headers: Mapping[str, str]) -> bytes | None:
         if headers.get("transfer-encoding") != "chunked":

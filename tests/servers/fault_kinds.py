@@ -35,11 +35,16 @@ class Fault:
 
 @dataclass(frozen=True)
 class Status(Fault):
-    """Another status, with these headers and this body, instead of the right reply."""
+    """Another status, with these headers and this body, instead of the right reply.
+
+    Attributes:
+        acts: Whether what was asked for is done all the same.
+    """
 
     code: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    acts: bool = False
 
     def bend(self, reply: Reply) -> Reply:
         headers = {"Content-Length": str(len(self.body)), **self.headers}

@@ -42,7 +42,7 @@ from tests.servers.fault_kinds import (
     redirect,
     s3_error,
 )
-from tests.servers.reply import End
+from tests.servers.reply import End, Midway, Reply
 from tests.servers.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ __all__ = [
     "Latency",
     "Logged",
     "LowerCaseHeaders",
+    "Midway",
     "NoContentLength",
     "PartAs200",
     "ResetInBody",
@@ -123,6 +124,7 @@ class FaultOrigin(Shelf):
         self._closing = threading.Event()
         self._plans: dict[str, collections.deque[_Planned]] = {}
         self._plan_all: collections.deque[_Planned] = collections.deque()
+        self._midway: collections.deque[tuple[str, Midway]] = collections.deque()
         self._plan_lock = threading.Lock()
         self._ssl_context = ssl_context
         self._accepted: list[Connection] = []
@@ -163,6 +165,17 @@ class FaultOrigin(Shelf):
         with self._plan_lock:
             self._plan_all.extend(_Planned(method, fault) for fault in faults)
 
+    def plan_midway(self, method: str, *troubles: Midway) -> None:
+        """Plans what befalls the bodies of the next requests of a method, while they are on their way."""
+        with self._plan_lock:
+            self._midway.extend((method, trouble) for trouble in troubles)
+
+    def _next_midway(self, method: str, _target: str) -> Midway | None:
+        with self._plan_lock:
+            if self._midway and self._midway[0][0] == method:
+                return self._midway.popleft()[1]
+        return None
+
     def steps_for(self, request: Request) -> list[Step]:
         """Logs a request and returns what is to be sent in answer."""
         self.requests.append(Logged(request.method, request.target, request.headers, time.monotonic()))
@@ -173,7 +186,8 @@ class FaultOrigin(Shelf):
             self.etags.pop(path, None)
         if isinstance(fault, ChangeEtag):
             self.etags[path] = fault.etag
-        reply = replace(self.reply(request), head_only=request.method == "HEAD")
+        told = Reply(200) if isinstance(fault, Status) and not fault.acts else self.reply(request)
+        reply = replace(told, head_only=request.method == "HEAD")
         steps = fault.steps(fault.bend(reply))
         return [*steps, End.CLOSE] if request.headers.get("connection") == "close" else steps
 
@@ -217,6 +231,6 @@ class FaultOrigin(Shelf):
             except OSError:  # the time-out, or the end
                 continue
             self.connections += 1
-            connection = Connection(self.steps_for, sock, self._ssl_context)
+            connection = Connection(self.steps_for, sock, self._ssl_context, self._next_midway)
             self._accepted.append(connection)
             connection.start()

@@ -64,6 +64,15 @@ class Pause:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Midway:
+    """What befalls a request's body on its way: after some bytes silence, then the rest or a reset."""
+
+    after_bytes: int = 0
+    seconds: float = 0.0
+    resets: bool = False
+
+
 class End(Enum):
     """Ways to end a connection."""
 

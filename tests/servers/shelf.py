@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 import threading
 import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, unescape
 
+from tests.servers.multipart import RefusedError, Uploads, check_sum
 from tests.servers.reply import Reply
 from tests.servers.rules import (
     ListQuery,
@@ -24,6 +27,9 @@ from tests.servers.rules import (
     tag_matches,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _KEY = re.compile(r"<Key>([^<]*)</Key>")
 
 
@@ -36,6 +42,8 @@ class Shelf:
         forbidden: Paths that are answered with 403.
         buckets: Names of buckets that exist though they hold nothing.
         page_size: The most entries a page of a listing has.
+        uploads: What is being uploaded by parts.
+        told_headers: The header fields that an object was written with, by path; some come back with it.
     """
 
     def __init__(self) -> None:
@@ -44,6 +52,8 @@ class Shelf:
         self.forbidden: set[str] = set()
         self.buckets: set[str] = set()
         self.page_size = 1000
+        self.uploads = Uploads()
+        self.told_headers: dict[str, dict[str, str]] = {}
         self._born_s = time.time()
         self._known: dict[str, StoredObject] = {}
         self._lock = threading.Lock()
@@ -57,6 +67,8 @@ class Shelf:
                 return _error(403, "AccessDenied", "Access Denied")
             if not key:
                 return self._bucket(request, bucket)
+            if request.query.keys() & {"uploads", "uploadId"}:
+                return self._multipart(request, bucket, path)
             if request.method == "PUT":
                 return self._put(request, bucket, path)
             if request.method == "DELETE":
@@ -88,6 +100,8 @@ class Shelf:
         if request.method == "DELETE":
             self.buckets.discard(bucket)
             return Reply(204)
+        if "uploads" in request.query:
+            return _xml(200, self.uploads.listing(bucket))
         start = len(f"/{bucket}/")
         paths = [path for path in self.objects if path.startswith(f"/{bucket}/")]
         objects = {path[start:]: self.stored(path) for path in paths}
@@ -106,9 +120,55 @@ class Shelf:
             return _error(404, "NoSuchBucket", "The specified bucket does not exist")
         if request.headers.get("if-none-match") == "*" and path in self.objects:
             return _error(412, "PreconditionFailed", "At least one of the pre-conditions did not hold")
-        self.objects[path] = request.body
-        self.etags.pop(path, None)
+        try:
+            check_sum(request.headers, request.body)
+        except RefusedError as refused:
+            return _error(refused.status, refused.code, "The request was refused.")
+        self._keep(path, request.body, request.headers)
         return _empty(ETag=self.stored(path).etag)
+
+    def _keep(self, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+        self.objects[path] = body
+        self.etags.pop(path, None)
+        self.told_headers[path] = dict(headers)
+
+    def _multipart(self, request: Request, bucket: str, path: str) -> Reply:
+        if not self._exists(bucket):
+            return _error(404, "NoSuchBucket", "The specified bucket does not exist")
+        try:
+            return self._upload(request, path)
+        except RefusedError as refused:
+            return _error(refused.status, refused.code, "The request was refused.")
+
+    def _upload(self, request: Request, path: str) -> Reply:
+        name = request.query.get("uploadId", "")
+        if request.method == "POST" and not name:
+            name = self.uploads.begin(path, request.headers)
+            return _xml(
+                200,
+                f"<InitiateMultipartUploadResult><UploadId>{name}</UploadId></InitiateMultipartUploadResult>".encode(),
+            )
+        if request.method == "PUT":
+            part = self.uploads.add(name, int(request.query["partNumber"]), request.headers, request.body)
+            return _empty(ETag=part.etag)
+        if request.method == "DELETE":
+            self.uploads.abort(name)
+            return Reply(204)
+        return self._complete(request, name)
+
+    def _complete(self, request: Request, name: str) -> Reply:
+        must_be_new = request.headers.get("if-none-match") == "*"
+        joined = self.uploads.complete(name, request.body, dry=must_be_new)
+        if must_be_new:
+            if joined.path in self.objects:
+                return _error(412, "PreconditionFailed", "At least one of the pre-conditions did not hold")
+            self.uploads.abort(name)
+        self._keep(joined.path, joined.body, joined.headers)
+        self.etags[joined.path] = joined.etag
+        return _xml(
+            200,
+            f"<CompleteMultipartUploadResult><ETag>{escape(joined.etag)}</ETag></CompleteMultipartUploadResult>".encode(),
+        )
 
     def _get(self, request: Request, bucket: str, path: str) -> Reply:
         if path not in self.objects:
@@ -123,7 +183,11 @@ class Shelf:
         except UnsatisfiableError:
             error = _error(416, "InvalidRange", "The requested range is not satisfiable")
             return error.with_headers(Content_Range=f"bytes */{size}")
-        return _object_reply(stored, span)
+        told = self.told_headers.get(path, {})
+        kept = {name: text for name, text in told.items() if name.startswith("x-amz-meta-")}
+        kept["Content-Type"] = told.get("content-type", stored.content_type)
+        reply = _object_reply(stored, span)
+        return replace(reply, headers={**reply.headers, **kept})
 
 
 def _object_reply(stored: StoredObject, span: tuple[int, int] | None) -> Reply:
