@@ -19,6 +19,7 @@ from s3dlio.errors import FormatError, NotFoundError, ObjectChangedError, Option
 from s3dlio.fetch import Fetcher, Read
 from s3dlio.options import DEFAULT_IN_FLIGHT, StoreOptions
 from s3dlio.ranges import from_offset_length
+from s3dlio.sender import send_whole
 from s3dlio.stores import open_store as shared_store
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
 from s3dlio.uri import Uri, parse, parse_object
@@ -291,7 +292,7 @@ def put(
 
     Args:
         uri: The object.
-        data: Any contiguous bytes-like object; sent from its own memory.
+        data: Any contiguous bytes-like object; sent from its own memory, from 64 MiB on in parts, several at once.
         content_type: Media type.
         metadata: Your own names and values, printable ASCII (not kept by ``file://``).
         overwrite: ``False`` refuses to replace an object, atomically on every backend but those that
@@ -303,9 +304,7 @@ def put(
     """
     where = parse_object(uri, "put")
     options = PutOptions(content_type, metadata or {}, overwrite)
-    store = store_of(where)
-    store.sizes.forget(where)
-    store.put(where, flat_bytes(data), options, current_token())
+    send_whole(store_of(where), where, flat_bytes(data), options, current_token())
 
 
 def put_bytes(uri: str, data: Buffer) -> None:
@@ -330,8 +329,7 @@ def put_many(items: Iterable[tuple[str, Buffer]], max_in_flight: int = DEFAULT_I
 
     def write(pair: tuple[str, Buffer], token: CancellationToken) -> None:
         where = parse_object(pair[0], "put_many")
-        store.sizes.forget(where)
-        store.put(where, flat_bytes(pair[1]), PutOptions(), token)
+        send_whole(store, where, flat_bytes(pair[1]), PutOptions(), token)
 
     map_all(write, pairs, max_in_flight, current_token())
 

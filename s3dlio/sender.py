@@ -19,11 +19,15 @@ from s3dlio.checksums import combine_crc32c, crc32c_of_pieces
 from s3dlio.crew import CREW
 from s3dlio.errors import CancelledError, OptionError, S3dlioError, StoreError
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
-from s3dlio.stores.upload import Part, Upload
+from s3dlio.stores.upload import Limits, Part, Upload
 from s3dlio.uri import Uri
 
 DEFAULT_PART_BYTES = 16 * 1024**2
 DEFAULT_PARTS_IN_FLIGHT = 16
+_MIB = 1024**2
+#: An object of so many bytes, all there, is sent in parts, so many at once.
+_IN_PARTS_FROM = 64 * _MIB
+_WHOLE_IN_FLIGHT = 8
 #: Of a part's bytes, none is summed yet, and this is the sum of none.
 NOT_SUMMED = (0, 0)
 
@@ -273,6 +277,33 @@ class Sender:
         upload, self._upload = self._upload, None
         if upload is not None:
             upload.abort()
+
+
+def send_whole(store: Store, uri: Uri, data: memoryview, options: PutOptions, token: CancellationToken) -> None:
+    """Write an object whose bytes are all there: a large one in parts, several at once, from where it lies.
+
+    Raises:
+        AlreadyExistsError: It exists, and was not to be overwritten.
+        StoreError: It cannot be written; nothing of it is left.
+    """
+    store.sizes.forget(uri)
+    limits = store.limits
+    # One request replaces or refuses atomically everywhere; parts do not where the server heeds no condition.
+    if len(data) < _IN_PARTS_FROM or limits.in_order or not (options.overwrite or limits.conditional):
+        store.put(uri, data, options, token)
+        return
+    size = part_size(len(data), limits)
+    sender = Sender(store, uri, options, part_bytes=size, width=_WHOLE_IN_FLIGHT, parent=token)
+    last = (len(data) - 1) // size * size
+    for start in range(0, last, size):
+        sender.send((data[start : start + size],), size)
+    sender.finish((data[last:],), len(data) - last)
+
+
+def part_size(length: int, limits: Limits) -> int:
+    """Return how many bytes each part of an object has: more than usual, where there would be too many of them."""
+    least = max(DEFAULT_PART_BYTES, limits.least_bytes, -(-length // limits.most_parts))
+    return -(-least // _MIB) * _MIB
 
 
 def _check(store: Store, uri: Uri, part_bytes: int, width: int) -> None:

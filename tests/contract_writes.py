@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import s3dlio
-from s3dlio import AlreadyExistsError, NotFoundError, OptionError, UriError
+from s3dlio import AlreadyExistsError, NotFoundError, OptionError, UriError, sender
 from tests.contract_base import KIB, Backend, blob
+
+MIB = 1024 * KIB
 
 
 class Writes(Backend):
@@ -52,6 +54,17 @@ class Writes(Backend):
         s3dlio.put(f"{root}x", data)
         data[:] = bytes(len(data))
         assert s3dlio.get(f"{root}x") == blob(70_000)
+
+    def test_put_of_a_large_object_arrives_whole(self, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sender, "_IN_PARTS_FROM", 6 * MIB)
+        monkeypatch.setattr(sender, "DEFAULT_PART_BYTES", 5 * MIB)
+        data = blob(11 * MIB + 123)
+        s3dlio.put(f"{root}x", data)
+        assert s3dlio.get(f"{root}x") == data
+        if self.refuses_overwrite:
+            with pytest.raises(AlreadyExistsError):
+                s3dlio.put(f"{root}x", blob(7 * MIB), overwrite=False)
+            assert s3dlio.stat(f"{root}x")["size"] == len(data)
 
     def test_put_many_writes_all(self, root: str) -> None:
         pairs = [(f"{root}dir{n % 3}/{n}", blob(n * 10, n)) for n in range(20)]

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from s3dlio.buffers import KIB, MIB, POOL, bytes_of
+from s3dlio.buffers import KIB, POOL, bytes_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.checkpoint.kinds import Outlet
 from s3dlio.checkpoint.layout import Tensor, pack_header
@@ -19,7 +19,7 @@ from s3dlio.checksums import combine_crc32c, crc32c
 from s3dlio.crew import map_all
 from s3dlio.errors import S3dlioError
 from s3dlio.progress import Tell, silence
-from s3dlio.sender import DEFAULT_PART_BYTES
+from s3dlio.sender import part_size
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
 from s3dlio.stores.upload import Limits, Part, Upload
 from s3dlio.uri import Uri
@@ -114,7 +114,7 @@ class _Job:
         self._starts = [tensor.start + len(self._header) for tensor in contents.tensors]
         last = contents.tensors[-1].stop if contents.tensors else 0
         self.size = len(self._header) + last
-        self._part_bytes = _part_bytes(self.size, limits)
+        self._part_bytes = part_size(self.size, limits)
         self.count = max(1, -(-self.size // self._part_bytes))
         #: Parts that hold a byte of the header.
         self._held = -(-len(self._header) // self._part_bytes)
@@ -222,9 +222,3 @@ class _Gathered:
     def finish(self) -> list[memoryview]:
         self._close()
         return self._memories
-
-
-def _part_bytes(size: int, limits: Limits) -> int:
-    """Return how many bytes each part has: more than usual, where there would be too many of them."""
-    least = max(DEFAULT_PART_BYTES, limits.least_bytes, -(-size // limits.most_parts))
-    return -(-least // MIB) * MIB

@@ -84,11 +84,11 @@ class GcsStore(RestStore):
             headers["x-goog-hash"] = f"crc32c={base64_of(crc32c)}"
         return headers
 
-    limits = MULTIPART_LIMITS
+    limits = MULTIPART_LIMITS._replace(conditional=False)
 
     def upload(self, uri: Uri, options: PutOptions, token: CancellationToken) -> MultipartUpload:
         """See :meth:`s3dlio.stores.base.Store.upload`. Google's uploads by parts know no conditions."""
-        return MultipartUpload(self, uri, options, token, begin_headers={}, is_conditional=False)
+        return MultipartUpload(self, uri, options, token, begin_headers={})
 
     def _page(self, prefix: Uri, token: CancellationToken, cursor: str, *, recursive: bool) -> xml.Page:
         query = {"list-type": "2", "prefix": prefix.key, "encoding-type": "url"}

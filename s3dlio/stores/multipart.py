@@ -38,7 +38,6 @@ class MultipartUpload(Upload):
         options: How it is written.
         token: Stops the beginning.
         begin_headers: Further header fields of the request that begins the upload.
-        is_conditional: Whether the server heeds ``if-none-match`` when the upload is completed.
     """
 
     def __init__(
@@ -49,13 +48,13 @@ class MultipartUpload(Upload):
         token: CancellationToken,
         *,
         begin_headers: Mapping[str, str],
-        is_conditional: bool = True,
     ) -> None:
         self._store = store
         self._uri = uri
         self._sums = bool(begin_headers)
         self._must_be_new = not options.overwrite
-        self._is_conditional = is_conditional
+        #: Whether the server heeds ``if-none-match`` when the upload is completed.
+        self._is_conditional = store.limits.conditional
         self._tags: dict[int, tuple[str, int]] = {}
         self._refuse_existing(token)
         headers = store.put_headers(PutOptions(options.content_type, options.metadata))

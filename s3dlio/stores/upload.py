@@ -24,6 +24,7 @@ class Limits(NamedTuple):
         most_parts: Of one object.
         multiple: Of how many bytes every part but the last must be made.
         in_order: Each part is sent when the one before has been taken.
+        conditional: An upload can be told, atomically, not to replace an object.
         free: To begin an upload costs nothing: it is begun at once, and what hinders it shows early.
     """
 
@@ -33,6 +34,7 @@ class Limits(NamedTuple):
     multiple: int = 1
     in_order: bool = False
     free: bool = False
+    conditional: bool = True
 
 
 class Part(NamedTuple):
