@@ -49,13 +49,27 @@ def crc32c(data: Buffer) -> int:
     return crc32c_function()(data)
 
 
-def crc32c_of_pieces(pieces: Iterable[Buffer]) -> int:
-    """Return the CRC-32C of bytes that lie in several pieces of memory, one after the other."""
-    function: Callable[[Buffer, int], int] = importlib.import_module("awscrt.checksums").crc32c
-    crc = 0
+def crc32c_of_pieces(pieces: Iterable[memoryview], summed: int = 0, crc: int = 0) -> int:
+    """Return the CRC-32C of bytes that lie in several pieces of memory, one after the other.
+
+    Args:
+        pieces: The bytes.
+        summed: How many of them, from the first one on, are summed already ...
+        crc: ... and their sum.
+    """
+    function = crc32c_onward()
     for piece in pieces:
-        crc = function(piece, crc)
+        done = min(summed, len(piece))
+        summed -= done
+        crc = function(piece[done:], crc)
     return crc
+
+
+@cache
+def crc32c_onward() -> Callable[[Buffer, int], int]:
+    """Return the function that goes on with a sum: from bytes, and the sum of those before them."""
+    function: Callable[[Buffer, int], int] = importlib.import_module("awscrt.checksums").crc32c
+    return function
 
 
 def combine_crc32c(parts: Iterable[tuple[int, int]]) -> int:
