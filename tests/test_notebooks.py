@@ -76,7 +76,7 @@ def _command(process):
 
 _programs = [_command(child) for child in psutil.Process().children(recursive=True)]
 _helpers = ("resource_tracker", "forkserver")
-_caches = ("pymp-", "torchinductor_", "__autograph_generated_file")
+_caches = ("pymp-", "torchinductor_", "__autograph_generated_file", "__pycache__")
 print(json.dumps({
     "programs": [name for name in _programs if name and not any(helper in name for helper in _helpers)],
     "files": [name for name in os.listdir(tempfile.gettempdir()) if not name.startswith(_caches)],

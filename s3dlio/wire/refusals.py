@@ -70,11 +70,6 @@ class Refused(Exception):  # noqa: N818 - a signal inside the library, not an er
         return self.head.status in RETRYABLE_STATUS or self.fault.code in _BUSY_CODES
 
     @property
-    def asks_for_fewer(self) -> bool:
-        """Whether the server says that it gets too many requests."""
-        return self.head.status in _SLOWER_STATUS or self.fault.code in _SLOWER_CODES
-
-    @property
     def is_denial(self) -> bool:
         """Whether other credentials could help."""
         return self.head.status in (401, 403) or self.fault.code in _DENIAL_CODES
@@ -83,6 +78,11 @@ class Refused(Exception):  # noqa: N818 - a signal inside the library, not an er
     def may_have_moved(self) -> bool:
         """Whether the answer may name another place to ask."""
         return self.head.status in _MOVED_STATUS
+
+
+def asks_for_fewer(head: Head, fault: Fault) -> bool:
+    """Tell whether a server says that it gets too many requests."""
+    return head.status in _SLOWER_STATUS or fault.code in _SLOWER_CODES
 
 
 def to_error(operation: str, uri: object, refused: Refused, tries: int) -> StoreError:

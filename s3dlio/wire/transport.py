@@ -27,7 +27,7 @@ from s3dlio.retry import RetryPolicy
 from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
 from s3dlio.wire.head import Head, ProtocolError
-from s3dlio.wire.refusals import Fault, Refused, to_error
+from s3dlio.wire.refusals import Fault, Refused, asks_for_fewer, to_error
 
 _log = logging.getLogger("s3dlio")
 
@@ -136,10 +136,9 @@ class Transport:
         self.client.done(connection, token)
         if not fine:
             fault = call.explain(connection.head, body)
-            refused = Refused(connection.head, fault)
-            if refused.asks_for_fewer:
+            if asks_for_fewer(connection.head, fault):
                 self.client.note_busy()
-            raise refused
+            raise Refused(connection.head, fault)  # under no name: the frame would hold it, and it the frame
         return Answer(connection.head, body)
 
     def land(self, landing: Landing, token: CancellationToken) -> Version:
