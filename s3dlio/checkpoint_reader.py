@@ -13,9 +13,16 @@ from s3dlio.buckets import list_uris
 from s3dlio.buffers import BytesView, bytes_of
 from s3dlio.checkpoint import manifest as names
 from s3dlio.checkpoint.manifest import Manifest, ShardInfo
-from s3dlio.checkpoints import load_checkpoint
+from s3dlio.checkpoints import load_shard
 from s3dlio.checksums import crc32c
-from s3dlio.errors import CheckpointError, FormatError, IncompleteCheckpointError, IntegrityError, NotFoundError
+from s3dlio.errors import (
+    CheckpointError,
+    FormatError,
+    IncompleteCheckpointError,
+    IntegrityError,
+    NotFoundError,
+    OptionError,
+)
 from s3dlio.uri import from_path_or_uri
 
 if TYPE_CHECKING:
@@ -41,7 +48,7 @@ class CheckpointReader:
     def manifest_ids(self) -> list[tuple[str, int]]:
         """Return timestamp and step of all checkpoints, the newest last."""
         try:
-            found = [names.id_of(uri) for uri in list_uris(self.at(names.MANIFESTS)) if uri.endswith(".json")]
+            found = [names.id_of(uri.removeprefix(self.uri)) for uri in list_uris(self.at(names.MANIFESTS))]
         except NotFoundError:
             return []
         return sorted((timestamp, step) for step, timestamp in filter(None, found))
@@ -81,6 +88,8 @@ class CheckpointReader:
         its manifest can be read and all its shards are there, of the right sizes.
 
         Raises:
+            CheckpointError: The newest one is of a later version than this library knows: an older one instead
+                would not be what was asked for.
             StoreError: The store cannot be asked.
         """
         for timestamp, step in reversed(self.manifest_ids()):
@@ -132,6 +141,9 @@ class CheckpointReader:
         """
         shard = manifest.shard(rank)
         if shard.content == "bytes":
+            if options:
+                msg = f"rank {rank} has saved bytes, for which there is no {', '.join(options)}"
+                raise OptionError(msg, uri=self.at(shard.key), operation="load_checkpoint")
             return self.read_shard_by_rank(manifest, rank)
         where = self.at(shard.key)
         size = _size_of(where)
@@ -140,7 +152,11 @@ class CheckpointReader:
                 "is missing" if size is None else f"has {size} bytes, not {shard.size}"
             )
             raise IncompleteCheckpointError(msg, uri=where, operation="load_checkpoint")
-        return load_checkpoint(where, **options)
+        try:
+            return load_shard(where, shard.checksum, **options)
+        except (IntegrityError, FormatError) as error:
+            msg = f"the shard of rank {rank} is damaged: {error.message}"
+            raise IntegrityError(msg, uri=where, operation="load_checkpoint") from error
 
 
 def _size_of(uri: str) -> int | None:

@@ -22,6 +22,8 @@ from s3dlio.checkpoint_writer import CheckpointWriter
 from s3dlio.checkpoints import load_checkpoint, save_checkpoint, snapshot
 from s3dlio.errors import CheckpointError, FormatError, NotFoundError, OptionError
 from s3dlio.remote import errand
+from s3dlio.stores.draft import TEMPORARY
+from s3dlio.uri import parse
 
 if TYPE_CHECKING:
     import builtins
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 #: What is younger than this (seconds) may be a checkpoint that is being written.
 _GRACE_S = 3600.0
+_NAMED = "named/"
 
 
 class CheckpointInfo(NamedTuple):
@@ -132,6 +135,7 @@ class CheckpointStore:
         if any(found == step for _, found in self.reader.manifest_ids()):  # before gigabytes are sent in vain
             msg = f"step {step} was saved before; delete it first, or save another step"
             raise CheckpointError(msg, uri=self.uri, operation="save")
+        layout.check_meta(user_meta)
         writer = self.writer()
         timestamp = writer.new_timestamp()
         shard = writer.save_shard(step, data, timestamp=timestamp, **options)
@@ -186,7 +190,11 @@ class CheckpointStore:
         return None if manifest is None else self.reader.read_shard_by_rank(manifest, rank)
 
     def list(self) -> builtins.list[CheckpointInfo]:
-        """Return the checkpoints of all steps, the newest last."""
+        """Return the checkpoints of all steps, the newest last.
+
+        Raises:
+            FormatError: Something that has a manifest's name is none; the error names it.
+        """
         found = []
         for timestamp, step in self.reader.manifest_ids():
             try:
@@ -202,7 +210,7 @@ class CheckpointStore:
 
     def names(self) -> builtins.list[str]:
         """Return the names under which something was saved, sorted."""
-        base = self._named("")
+        base = self.reader.at(_NAMED)
         try:
             return sorted(uri.removeprefix(base) for uri in list_uris(base))
         except NotFoundError:
@@ -234,16 +242,27 @@ class CheckpointStore:
     def retain(self, keep_last: int) -> builtins.list[int]:
         """Remove all checkpoints but the newest ones.
 
+        Args:
+            keep_last: How many stay, at least 1.
+
         Returns:
             The steps that were removed.
+
+        Raises:
+            OptionError: None would stay.
         """
+        if keep_last < 1:
+            msg = f"keep_last must be at least 1, not {keep_last}; delete(step=...) removes any"
+            raise OptionError(msg, uri=self.uri, operation="retain")
         old = self.reader.manifest_ids()[:-keep_last]
         for timestamp, step in old:
             self._remove(step, timestamp)
         return [step for _, step in old]
 
     def gc(self, grace_s: float = _GRACE_S) -> builtins.list[str]:
-        """Remove what belongs to no checkpoint: shards and claims that runs which were killed have left.
+        """Remove what belongs to no checkpoint: shards, claims and half-written files that killed runs have left.
+
+        Parts of uploads that were never ended are not seen: the bucket's own rules remove those after some days.
 
         Args:
             grace_s: Leave what is younger than this (seconds): it may be a checkpoint that is being written.
@@ -254,22 +273,28 @@ class CheckpointStore:
         whole = set(self.reader.manifest_ids())
         steps = {step for _, step in whole}
         doomed = []
-        for uri in [*self._below(layout.SHARDS), *self._below(layout.MANIFESTS)]:
-            key = uri.removeprefix(self.uri)
+        for key in self._keys():
+            uri = self.reader.at(key)
             if _is_left(key, whole, steps) and _age_s(uri) >= grace_s:
                 doomed.append(uri)
         if doomed:
             api.delete(doomed)
         return doomed
 
-    def _below(self, prefix: str) -> builtins.list[str]:
+    def _keys(self) -> builtins.list[str]:
+        """Return the keys of everything that there is, what listings hide too."""
+        where = parse(self.uri)
         try:
-            return list_uris(self.reader.at(prefix))
+            entries = [*api.store_of(where).removable(where, api.current_token())]
         except NotFoundError:
             return []
+        return [entry.key.removeprefix(where.key) for entry in entries]
 
     def _named(self, name: str) -> str:
-        return self.reader.at(f"named/{name}")
+        if layout.leads_out(name):
+            msg = f"a name must be like that of a file, or several with '/' between them, not {name!r}"
+            raise OptionError(msg, uri=self.uri)
+        return self.reader.at(f"{_NAMED}{name}")
 
     def __repr__(self) -> str:
         """Show where it is."""
@@ -278,6 +303,8 @@ class CheckpointStore:
 
 def _is_left(key: str, whole: set[tuple[str, int]], steps: set[int]) -> bool:
     found = layout.id_of(key)
+    if key.endswith(TEMPORARY):
+        return True
     if key.startswith(layout.SHARDS):
         if found is None:
             return False  # somebody else's

@@ -6,6 +6,7 @@ What a run that was killed leaves is never taken for a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from s3dlio.errors import (
     S3dlioError,
 )
 from s3dlio.multipart_writer import MultipartUploadWriter
-from s3dlio.uri import from_path_or_uri
+from s3dlio.uri import from_path_or_uri, parse_object
 
 if TYPE_CHECKING:
     from pathlib import PurePath
@@ -119,13 +120,14 @@ class CheckpointWriter:
         Raises:
             IncompleteCheckpointError: Shards are missing, or are not whole; it names the ranks.
             CheckpointError: Somebody else has saved this step.
+            OptionError: ``user_meta`` is not plain JSON.
             StoreError: The manifest cannot be written.
         """
         found = list(shards) if shards is not None else self._shards_of(step, names.check_timestamp(timestamp))
         manifest = Manifest(
             global_step=step, timestamp=timestamp, world_size=self.world_size,
             shards=tuple(sorted(found, key=lambda shard: shard.rank)), framework=framework, epoch=epoch,
-            wall_time=time.time(), user_meta=dict(user_meta or {}),
+            wall_time=time.time(), user_meta=names.check_meta(user_meta),
         )  # fmt: skip
         commit(self._reader, manifest)
         api.delete([self._reader.at(f"{shard.key}.json") for shard in manifest.shards])
@@ -133,12 +135,20 @@ class CheckpointWriter:
 
     def _shards_of(self, step: int, timestamp: str) -> list[ShardInfo]:
         keys = [names.shard_key(step, timestamp, rank, self.strategy) for rank in range(self.world_size)]
-        return read_shards([self._reader.at(f"{key}.json") for key in keys], self.world_size)
+        found = read_shards([self._reader.at(f"{key}.json") for key in keys], self.world_size)
+        for shard in found:
+            if shard.key != keys[shard.rank % len(keys)]:
+                msg = f"what says to be the shard of rank {shard.rank} speaks of {shard.key}"
+                raise IncompleteCheckpointError(msg, uri=self.uri, operation="finalize")
+        return found
 
 
 def write_shard(where: str, key: str, rank: int, data: Any, options: Mapping[str, Any]) -> ShardInfo:
     """Write one shard, and return what a manifest says of it."""
     if isinstance(data, _BYTES):
+        if options:
+            msg = f"bytes are stored as they are, there is no {', '.join(options)} for them"
+            raise OptionError(msg, uri=where, operation="save")
         with MultipartUploadWriter.from_uri(where) as writer:
             writer.write(data)  # type: ignore[arg-type]  # bytes-like, all of them
         info = writer.close()
@@ -170,15 +180,30 @@ def read_shards(uris: Sequence[str], world_size: int) -> list[ShardInfo]:
 
 def commit(reader: CheckpointReader, manifest: Manifest) -> None:
     """Write a manifest, if its shards are whole and nobody else has saved the step."""
-    missing = sorted(set(range(manifest.world_size)) - {shard.rank for shard in manifest.shards})
-    faults = [f"rank {rank}: not saved" for rank in missing] or reader.faults(manifest)
+    ranks = [shard.rank for shard in manifest.shards]
+    missing = sorted(set(range(manifest.world_size)) - set(ranks))
+    faults = [f"rank {rank}: not saved" for rank in missing]
+    faults += [f"rank {one}: {ranks.count(one)} shards" for one in sorted(set(ranks)) if ranks.count(one) > 1]
+    faults += [
+        f"rank {rank}: there are ranks 0 to {manifest.world_size - 1}" for rank in ranks if rank >= manifest.world_size
+    ]
+    faults = faults or reader.faults(manifest)
     if faults:
         msg = f"{manifest.id} cannot be finished: " + "; ".join(faults[:20])
         raise IncompleteCheckpointError(msg, uri=reader.uri, operation="finalize")
     _claim(reader, manifest)
+    _refuse_second(reader, manifest)
     api.put(reader.at(manifest.key), manifest.to_json(), content_type="application/json")
     hint = {"manifest": manifest.key, "global_step": manifest.global_step, "timestamp": manifest.timestamp}
     api.put(reader.at(names.LATEST), json.dumps(hint).encode(), content_type="application/json")
+
+
+def _refuse_second(reader: CheckpointReader, manifest: Manifest) -> None:
+    """Refuse a step that has a manifest, which a server that always replaces the claim does not."""
+    others = [t for t, step in reader.manifest_ids() if step == manifest.global_step and t != manifest.timestamp]
+    if others:
+        msg = f"step {manifest.global_step} was saved before ({others[-1]}); delete it first, or save another step"
+        raise CheckpointError(msg, uri=reader.uri, operation="finalize")
 
 
 def _claim(reader: CheckpointReader, manifest: Manifest) -> None:
@@ -255,8 +280,10 @@ def save_distributed_shard(
         msg = f"rank must be from 0 to world_size - 1, not {rank} of {world_size}"
         raise OptionError(msg, uri=str(uri), operation="save_distributed_shard")
     where = from_path_or_uri(uri)
+    parse_object(where, "save_distributed_shard")
     beside = where + _BESIDE
-    api.delete(beside)  # from now on what was there before does not count
+    with contextlib.suppress(NotFoundError):  # there is no such bucket, or none yet
+        api.delete(beside)  # from now on what was there before does not count
     shard = write_shard(where, where.rpartition("/")[2], rank, shard_data, options)
     api.put(beside, names.pack_shard(shard, world_size), content_type="application/json")
     told = {"uri": where, "size": shard.size, "etag": shard.etag, "checksum": shard.checksum}
@@ -301,7 +328,7 @@ def finalize_distributed_checkpoint(
     manifest = Manifest(
         global_step=step, timestamp=names.new_timestamp(), world_size=world_size,
         shards=tuple(sorted(shards, key=lambda shard: shard.rank)), epoch=epoch, wall_time=time.time(),
-        user_meta=dict(user_meta or {}),
+        user_meta=names.check_meta(user_meta),
     )  # fmt: skip
     commit(reader, manifest)
     api.delete([reader.at(shard.key) + _BESIDE for shard in shards])

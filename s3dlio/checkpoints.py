@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3dlio.api import current_token, store_of
 from s3dlio.checkpoint.kinds import Inlet, Kind, NumPyKind
-from s3dlio.checkpoint.layout import Header, Tensor, arrange, pack_header
+from s3dlio.checkpoint.layout import arrange, pack_header
 from s3dlio.checkpoint.loading import Source
 from s3dlio.checkpoint.saving import Contents, Saved, send
-from s3dlio.checkpoint.selection import arrays_of, chosen, joined, walk_arrays
-from s3dlio.checkpoint.tree import put_together, take_apart
+from s3dlio.checkpoint.selection import Choice, arrays_of, shown, walk_arrays
+from s3dlio.checkpoint.target import SavedArray, Target
+from s3dlio.checkpoint.tree import bytes_in, put_together, take_apart
 from s3dlio.checksums import crc32c
-from s3dlio.errors import CheckpointError, OptionError, S3dlioError, suggest
+from s3dlio.errors import CheckpointError, FormatError, IntegrityError, OptionError, S3dlioError, suggest
 from s3dlio.formats.compression import compressor
 from s3dlio.outflow import Outflow
 from s3dlio.progress import Tell, telling
@@ -50,7 +51,7 @@ def save_checkpoint(
     """Save a value to one file, whole or not at all.
 
     Tensors are sent from their own memory, several parts at once (from a device through pinned memory, a part
-    at a time); no copy of the value is made. The file is in the safetensors layout: one that holds a dict of
+    at a time); no copy is made, but of arrays that are not contiguous. The file is in the safetensors layout: one that holds a dict of
     tensors opens with the ``safetensors`` library. Every tensor is saved with its CRC-32C.
 
     Args:
@@ -193,17 +194,19 @@ def load_checkpoint(
 
     Args:
         uri: The file, or a local path.
-        into: Load into what exists: a ``torch.nn.Module``, or a value of dicts and lists like the saved one. Its
-            tensors and arrays are filled in place (on a device through pinned memory), nothing else is allocated.
+        into: Load into what exists: a ``torch.nn.Module`` or an optimizer, or a value of dicts and lists like the
+            saved one, with such objects in it. Tensors and arrays are filled in place (on a device through pinned
+            memory), nothing else is allocated. Nothing is written if something does not fit; if bytes turn out to
+            be damaged or cannot be read, a part has been written.
         keys: Only what lies under these names: paths with dots as in ``model.encoder``, or patterns as in
-            ``*.weight``. The rest is neither read nor returned.
+            ``*.weight``. The rest is neither read nor returned, nor touched in ``into``.
         framework: ``torch``, ``numpy`` or ``jax``: make all arrays this framework's. Default: as they were saved.
         allow_pickle: Load what was pickled, which runs code of whoever wrote the file.
         progress: ``True`` for a bar on a terminal, or a function of (bytes done, bytes in all).
 
     Returns:
-        The value; with ``into``, the saved value whose arrays are those of ``into``. A module's buffers and
-        parameters are filled; what is returned is the saved state dict.
+        The value; with ``into``, the saved value whose arrays are those of ``into``. Objects in ``into`` are given
+        it by their ``load_state_dict``, for what is not arrays; with ``keys``, arrays alone are restored.
 
     Raises:
         NotFoundError: There is no such file.
@@ -212,11 +215,41 @@ def load_checkpoint(
         IntegrityError: Bytes are not those that were saved.
         FormatError: It is no checkpoint, or is cut short.
     """
+    return _loaded(uri, _LoadOptions(into, keys, framework, allow_pickle, progress))
+
+
+def load_shard(uri: str, checksum: str, **options: Any) -> Any:
+    """Load a file that must be the one with a certain checksum; options as of :func:`load_checkpoint`.
+
+    Raises:
+        IntegrityError: It is another file, even if one that is whole.
+    """
+    return _loaded(uri, _LoadOptions(**options), checksum)
+
+
+class _LoadOptions(NamedTuple):
+    """As of :func:`load_checkpoint`."""
+
+    into: Any = None
+    keys: str | Collection[str] | None = None
+    framework: str | None = None
+    allow_pickle: bool = False
+    progress: bool | Tell = False
+
+
+def _loaded(uri: str | PurePath, options: _LoadOptions, checksum: str = "") -> Any:
     where = parse_object(from_path_or_uri(uri), "load_checkpoint")
     try:
-        with telling(progress, f"loading {where}") as tell:
+        with telling(options.progress, f"loading {where}") as tell:
             source = Source(store_of(where), where, current_token())
-            return _Load(source, keys, framework, allow_pickle=allow_pickle).run(into, tell)
+            found = f"crc32c:{source.crc32c or 0:08x}"
+            if checksum and (source.crc32c is None or found != checksum):
+                msg = f"this is not the file that was saved: {found}, and {checksum} in the manifest"
+                raise IntegrityError(msg)
+            return _Load(source, options).run(tell)
+    except RecursionError as error:
+        msg = "the structure is nested too deeply"
+        raise FormatError(msg, uri=str(where), operation="load_checkpoint") from error
     except S3dlioError as error:
         error.concern(where, "load_checkpoint")
         raise
@@ -232,106 +265,91 @@ class _Wish(NamedTuple):
 class _Load:
     """One file on its way in."""
 
-    def __init__(
-        self, source: Source, keys: str | Collection[str] | None, framework: str | None, *, allow_pickle: bool
-    ) -> None:
+    def __init__(self, source: Source, options: _LoadOptions) -> None:
         self._source = source
-        self._header: Header = source.header
-        self._framework = framework
-        self._allow_pickle = allow_pickle
-        self._numbers = {tensor.name: number for number, tensor in enumerate(self._header.tensors)}
-        self._tree = self._header.tree if source.header.sums or self._header.tree is not None else self._foreign_tree()
-        if keys is not None:
-            self._tree = chosen(self._tree, [keys] if isinstance(keys, str) else list(keys))
+        self._options = options
+        self._tensors = {tensor.name: number for number, tensor in enumerate(source.header.tensors)}
+        self._whole = self._tree = source.header.tree if source.header.is_own else self._foreign_tree()
+        self._choice: Choice | None = None
+        if options.framework is not None:
+            kind_of(options.framework)
+        if options.keys is not None:
+            self._choice = Choice([options.keys] if isinstance(options.keys, str) else list(options.keys))
+            self._tree = self._choice.of(self._whole)
 
     def _foreign_tree(self) -> Any:
         """Return the structure of a file that tells none: a dict of its tensors."""
-        kind = _FORMATS.get(self._header.framework, "numpy")
-        return {"d": {tensor.name: {"a": tensor.name, "k": kind} for tensor in self._header.tensors}}
+        header = self._source.header
+        kind = _FORMATS.get(header.framework, "numpy")
+        return {"d": {tensor.name: {"a": tensor.name, "k": kind} for tensor in header.tensors}}
 
-    def run(self, into: Any, tell: Tell) -> Any:
-        if into is None:
-            inlets = {name: self._fresh(name, wish) for name, wish in self._wishes().items()}
-        else:
-            inlets = self._existing(into)
-        self._source.fill({self._numbers[name]: inlet for name, inlet in inlets.items()}, tell)
+    def run(self, tell: Tell) -> Any:
+        wishes = self._wishes()
+        target = None if self._options.into is None else Target(self._options.into, _kinds_at_hand())
+        inlets = target.inlets(self._saved_arrays(), self._choice.names if self._choice else None) if target else {}
+        inlets |= {name: self._fresh(name, wish) for name, wish in wishes.items() if name not in inlets}
+        self._source.fill({self._tensors[name]: inlet for name, inlet in inlets.items()}, tell)
         done = {name: inlet.finish() for name, inlet in inlets.items()}
-        return put_together(self._tree, lambda name, _kind, _extra: done[name], allow_pickle=self._allow_pickle)
+        # Bytes are made once, however often they are named.
+        done |= {name: bytes_in(done[name]) for name, wish in wishes.items() if wish.kind == "bytes"}
+        if target:
+            target.follow(done, _kind_at_hand)
+        allow_pickle = self._options.allow_pickle
+        value = put_together(self._tree, lambda name, _kind, _extra: done[name], allow_pickle=allow_pickle)
+        if target:
+            target.settle(value)
+        return value
 
     def _wishes(self) -> dict[str, _Wish]:
         """Return the arrays that the structure names, each once."""
         found: dict[str, _Wish] = {}
 
         def note(name: str, kind: str, extra: dict[str, Any]) -> Any:
-            if name not in self._numbers:
-                msg = f"the structure names a tensor {name!r} that the file does not have"
-                raise CheckpointError(msg)
-            found.setdefault(name, _Wish(kind, extra))
-            return b""
+            if name not in self._tensors:
+                msg = f"the structure names a tensor {name!r:.200} that the file does not have"
+                raise FormatError(msg)
+            if found.setdefault(name, _Wish(kind, extra)).kind != kind:
+                msg = f"the structure takes tensor {name!r:.200} for two things"
+                raise FormatError(msg)
 
-        walk_arrays(self._tree, note, allow_pickle=self._allow_pickle)
+        walk_arrays(self._tree, note, allow_pickle=self._options.allow_pickle)
         return found
 
     def _fresh(self, name: str, wish: _Wish) -> Inlet:
-        tensor = self._header.tensors[self._numbers[name]]
-        own = wish.kind in ("numpy", "bytes", "")
-        if self._framework in (None, wish.kind) or wish.kind == "bytes":
-            kind = _NUMPY if own else kind_of(wish.kind)
-            return kind.fresh(tensor.dtype, tensor.shape, wish.extra)
-        kind = kind_of(str(self._framework))
+        tensor = self._source.header.tensors[self._tensors[name]]
+        if wish.kind == "bytes":
+            return _NUMPY.fresh("U8", (tensor.length,), {})
+        framework = self._options.framework
+        if framework in (None, wish.kind):
+            return _kind_in_file(wish.kind).fresh(tensor.dtype, tensor.shape, wish.extra)
         if "dtype" in wish.extra:
-            msg = f"array {name!r} has a dtype of {wish.kind} alone: load it without framework={self._framework!r}"
+            msg = f"array {name!r} has a dtype of {wish.kind} alone: load it without framework={framework!r}"
             raise CheckpointError(msg)
-        return kind.fresh(tensor.dtype, tensor.shape, {})
+        return kind_of(str(framework)).fresh(tensor.dtype, tensor.shape, {})
 
-    # -- into what exists -------------------------------------------------------------------------
-
-    def _existing(self, into: Any) -> dict[str, Inlet]:
-        given = dict(_arrays_in(_state_of(into), ""))
-        saved = dict(arrays_of(self._tree, ""))
-        faults = [f"{path}: is not in the checkpoint" for path in given if path not in saved]
-        faults += [f"{path}: is in the checkpoint only" for path in saved if path not in given]
-        inlets: dict[str, Inlet] = {}
-        for path, (name, extra) in saved.items():
-            if path in given:
-                fault = self._misfit(name, extra, *given[path])
-                if fault:
-                    faults.append(f"{path}: {fault}")
-                elif name not in inlets:
-                    inlets[name] = given[path][0].existing(given[path][1])
-        if faults:
-            msg = f"the checkpoint does not fit ({len(faults)} differences):\n  " + "\n  ".join(sorted(faults))
-            raise CheckpointError(msg)
-        return inlets
-
-    def _misfit(self, name: str, extra: dict[str, Any], kind: Kind, value: Any) -> str:
-        tensor: Tensor = self._header.tensors[self._numbers[name]]
-        facts = kind.facts(value)
-        theirs = extra.get("dtype", tensor.dtype), tuple(extra.get("shape", tensor.shape))
-        ours = facts.extra.get("dtype", facts.dtype), tuple(facts.extra.get("shape", facts.shape))
-        if ours[1] != theirs[1]:
-            return f"shape {list(ours[1])}, and {list(theirs[1])} in the checkpoint"
-        return f"dtype {ours[0]}, and {theirs[0]} in the checkpoint" if ours[0] != theirs[0] else ""
+    def _saved_arrays(self) -> list[SavedArray]:
+        """Return the wanted arrays by their paths in what was saved, of which ``keys`` may take a part only."""
+        found = []
+        for path, name, extra in arrays_of(self._whole):
+            if self._choice is not None and not self._choice.names(shown(path)):
+                continue
+            if name not in self._tensors:
+                msg = f"the structure names a tensor {name!r:.200} that the file does not have"
+                raise FormatError(msg)
+            found.append(SavedArray(path, self._source.header.tensors[self._tensors[name]], extra))
+        return found
 
 
-def _state_of(into: Any) -> Any:
-    """Return a module's state dict, whose tensors are the module's own; anything else as it is."""
-    state = getattr(into, "state_dict", None)
-    return state() if callable(state) and not isinstance(into, Mapping) else into
+def _kind_in_file(name: str) -> Kind:
+    """Return a kind that a file names, which may name anything."""
+    if name != _NUMPY.name and name not in _KINDS:
+        msg = f"the file has arrays of {name!r:.80}, which is not known here: the checkpoint is newer than this library"
+        raise FormatError(msg)
+    return kind_of(name)
 
 
-def _arrays_in(value: Any, path: str) -> Iterable[tuple[str, tuple[Kind, Any]]]:
-    """Yield path, kind and array of a value that is to be filled."""
-    kind = next((kind for kind in _kinds_at_hand() if kind.owns(value)), None)
-    if kind is not None:
-        yield path, (kind, value)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _arrays_in(item, joined(path, key))
-    elif isinstance(value, (list, tuple)):
-        names = getattr(value, "_fields", range(len(value)))
-        for name, item in zip(names, value, strict=True):
-            yield from _arrays_in(item, joined(path, name))
+def _kind_at_hand(value: Any) -> Kind:
+    return next(kind for kind in _kinds_at_hand() if kind.owns(value))
 
 
 def load_checkpoint_with_validation(
@@ -355,7 +373,8 @@ def load_checkpoint_with_validation(
     if expected_keys is None:
         return Source(store_of(where), where, current_token()).whole().to_bytes()
     value = load_checkpoint(uri, **options)
-    missing = [key for key in expected_keys if not _has(value, key)]
+    wanted = [expected_keys] if isinstance(expected_keys, str) else expected_keys
+    missing = [key for key in wanted if not _has(value, key)]
     if missing:
         there = ", ".join(map(repr, value)) if isinstance(value, Mapping) else f"a {type(value).__name__}"
         msg = f"the checkpoint lacks {', '.join(map(repr, missing))}; it has {there}"

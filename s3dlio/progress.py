@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -19,6 +20,27 @@ _LINE_EVERY_S = 2.0
 
 def silence(_done: int, _total: int) -> None:
     """Tell nobody."""
+
+
+class Count:
+    """Bytes done by several threads, told as they come. Thread-safe.
+
+    Args:
+        total: Bytes in all.
+        tell: Who is told, by one thread at a time.
+    """
+
+    def __init__(self, total: int, tell: Tell) -> None:
+        self._total = total
+        self._tell = tell
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Count bytes, and tell."""
+        with self._lock:
+            self._done += count
+            self._tell(self._done, self._total)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-for name in ("contract", "contract_base", "contract_reads", "contract_writes", "contract_streams", "contract_lists"):
+for name in (
+    "contract_checkpoints",
+    "contract",
+    "contract_base",
+    "contract_reads",
+    "contract_writes",
+    "contract_streams",
+    "contract_lists",
+):
     pytest.register_assert_rewrite(f"tests.{name}")
 
 # Time is never what a test is about, and machines can be busy.

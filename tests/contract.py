@@ -18,6 +18,7 @@ from s3dlio.fetch import Fetcher, Read
 from s3dlio.stores import open_store
 from s3dlio.uri import parse
 from tests.contract_base import SMALL, SMALL_PARTS, Backend, blob, in_child
+from tests.contract_checkpoints import Checkpoints
 from tests.contract_lists import Containers, Listings
 from tests.contract_reads import Reads
 from tests.contract_streams import Streams
@@ -110,5 +111,5 @@ class Life(Backend):
         assert len(s3dlio.list(root)) == (5 if self.is_shared else 4)
 
 
-class StoreContract(Reads, Writes, Streams, Listings, Containers, Life):
+class StoreContract(Reads, Writes, Streams, Checkpoints, Listings, Containers, Life):
     """All of it."""

@@ -167,7 +167,7 @@ _SECRETS = re.compile(
 
 
 def test_the_first_notebooks_are_there() -> None:
-    assert {"01_read", "02_torch", "03_jax", "04_tf"} <= {path.stem for path in NOTEBOOKS}
+    assert {"01_read", "02_torch", "03_jax", "04_tf", "05_checkpoint"} <= {path.stem for path in NOTEBOOKS}
 
 
 @each_notebook

@@ -8,24 +8,38 @@ from __future__ import annotations
 
 import abc
 import math
+import re
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from s3dlio.buffers import bytes_of, flat_bytes, writable_bytes
+from s3dlio.buffers import bytes_of
+from s3dlio.checkpoint.layout import are_counts, fits_memory
 from s3dlio.errors import FormatError, OptionError
 
 _Array = np.ndarray[Any, Any]
+#: The address space of arrays in the memory of this machine, whosever they are.
+HOST = "host"
 #: The format's names of NumPy's dtypes.
 _NUMPY = {
     "BOOL": "bool", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "F16": "<f2", "I32": "<i4", "U32": "<u4",
     "F32": "<f4", "I64": "<i8", "U64": "<u8", "F64": "<f8",
 }  # fmt: skip
+_NUMPY |= {"C64": "<c8"}
 _NUMPY_NAMES = {np.dtype(dtype): name for name, dtype in _NUMPY.items()}
 #: Of the package ml_dtypes, which registers these with NumPy.
-_EXTENDED = {"BF16": "bfloat16", "F8_E5M2": "float8_e5m2", "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu"}
+_EXTENDED = {
+    "BF16": "bfloat16", "F8_E5M2": "float8_e5m2", "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}  # fmt: skip
 _EXTENDED_NAMES = {dtype: name for name, dtype in _EXTENDED.items()}
+#: How a dtype of that package is described that the format has no name for.
+_FOREIGN = "ml_dtypes."
+#: What NumPy calls a dtype without fields. Anything else it would try to make sense of, at any cost.
+_PLAIN_DTYPE = re.compile(r"[<>|=]?[A-Za-z?][0-9]{0,9}(\[[0-9]{0,9}[A-Za-z]{1,2}\])?")
+#: Classes of arrays that are nothing but their numbers.
+_PLAIN_CLASSES = (np.ndarray, np.memmap)
 
 
 class Facts(NamedTuple):
@@ -169,26 +183,23 @@ class NumPyKind(Kind):
     def facts(self, value: Any) -> Facts:
         """See :meth:`Kind.facts`. What the format has no dtype for is saved as bytes, and made again."""
         array = np.asarray(value)
-        if array.dtype.hasobject:
-            msg = (
-                f"an array of Python objects (dtype {array.dtype}) cannot be saved; make it an array of numbers or text"
-            )
-            raise OptionError(msg)
-        extra: dict[str, Any] = {"scalar": True} if isinstance(value, np.generic) else {}
+        _require_plain(value, array.dtype)
+        is_scalar = isinstance(value, np.generic)
+        extra: dict[str, Any] = {"scalar": True} if is_scalar else {}
         name = dtype_name(array.dtype)
         shape = array.shape
         if not name:
             extra |= {"dtype": _described(array.dtype), "shape": list(shape)}
             name, shape = "U8", (array.nbytes,)
-        interface = array.__array_interface__
-        identity = ("host", interface["data"][0], array.strides, array.dtype.str, array.shape, bool(extra))
-        if not array.nbytes:
-            return Facts(name, shape, 0, extra, ("empty", id(value)))
-        return Facts(name, shape, array.nbytes, extra, identity, ("host", *_bounds(array)))
+        if not array.nbytes or is_scalar:  # the memory of a scalar is a copy, gone as soon as this returns
+            return Facts(name, shape, array.nbytes, extra, ("itself", id(value)))
+        begin = array.__array_interface__["data"][0]
+        identity = (HOST, begin, array.strides, str(array.dtype), array.dtype.str, array.shape)
+        return Facts(name, shape, array.nbytes, extra, identity, (HOST, *_bounds(array)))
 
     def outlet(self, value: Any) -> Outlet:
         """See :meth:`Kind.outlet`."""
-        return HostOutlet(flat_bytes(bytes_of(np.ascontiguousarray(value))))
+        return HostOutlet(_flat(np.ascontiguousarray(value)))
 
     def fresh(self, dtype: str, shape: tuple[int, ...], extra: dict[str, Any]) -> Inlet:
         """See :meth:`Kind.fresh`."""
@@ -196,18 +207,21 @@ class NumPyKind(Kind):
         if "dtype" in extra:
             kind = _dtype_of(extra["dtype"])
             shape = _shape_of(extra.get("shape"), kind, math.prod(shape))
-        array = np.empty(shape, kind)
-        memory = bytes_of(array.reshape(-1).view(np.uint8)) if array.nbytes else memoryview(bytearray())
-        return _ScalarInlet(array, memory) if extra.get("scalar") is True else HostInlet(array, memory)
+        try:
+            array = np.empty(shape, kind)
+        except ValueError as error:
+            msg = f"NumPy cannot make an array of dtype {kind} and shape {list(shape)}: {error}"
+            raise FormatError(msg) from error
+        return (_ScalarInlet if extra.get("scalar") is True else HostInlet)(array, _flat(array))
 
     def existing(self, value: Any) -> Inlet:
         """See :meth:`Kind.existing`."""
-        if not isinstance(value, np.ndarray):
-            msg = "a NumPy scalar cannot be written to"
+        if not isinstance(value, np.ndarray) or not value.flags.writeable:
+            msg = f"is read-only ({type(value).__name__})"
             raise OptionError(msg)
         if not value.flags.c_contiguous:
             return _CopiedInlet(value)
-        return HostInlet(value, writable_bytes(value))
+        return HostInlet(value, _flat(value))
 
 
 class _ScalarInlet(HostInlet):
@@ -221,11 +235,12 @@ class _CopiedInlet(HostInlet):
     """An array whose bytes do not lie one after the other: filled from a copy that does."""
 
     def __init__(self, target: _Array) -> None:
-        if not target.flags.writeable:
-            msg = "the array is read-only"
+        low, high = _bounds(target)
+        if high - low < target.nbytes:
+            msg = "several of its items lie in one place"
             raise OptionError(msg)
         copy = np.empty(target.shape, target.dtype)
-        super().__init__(copy, bytes_of(copy.reshape(-1).view(np.uint8)) if copy.nbytes else memoryview(bytearray()))
+        super().__init__(copy, _flat(copy))
         self._target = target
 
     def finish(self) -> Any:
@@ -246,24 +261,45 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     """
     if name in _NUMPY:
         return np.dtype(_NUMPY[name])
-    if name == "C64":
-        return np.dtype("<c8")
+    return _extended(_EXTENDED.get(name, ""), name)
+
+
+def _extended(attribute: str, name: str) -> np.dtype[Any]:
     try:
         import ml_dtypes  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
 
-        dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _EXTENDED[name]))
-    except (ImportError, KeyError, AttributeError) as error:
+        scalar = getattr(ml_dtypes, attribute)
+        if not issubclass(scalar, np.generic):
+            raise TypeError(attribute)
+        dtype: np.dtype[Any] = np.dtype(scalar)
+    except (ImportError, TypeError, AttributeError) as error:
         msg = f"NumPy has no dtype for {name}: pip install ml_dtypes, or load it with torch"
         raise FormatError(msg) from error
     return dtype
 
 
 def _described(dtype: np.dtype[Any]) -> Any:
-    """Return a dtype as plain JSON values (structured ones as lists)."""
-    return np.lib.format.dtype_to_descr(dtype)
+    """Return a dtype as plain JSON values (structured ones as lists), if it comes back from there."""
+    if dtype.type.__module__ == "ml_dtypes":
+        return _FOREIGN + dtype.name
+    try:
+        described = _as_lists(np.lib.format.dtype_to_descr(dtype))
+        if _dtype_of(described) == dtype:
+            return described
+        why = "it would come back as another one"
+    except ValueError as error:
+        why = str(error)
+    msg = f"an array of dtype {dtype} cannot be saved ({why}): save its fields, or make it of a plainer dtype"
+    raise OptionError(msg)
+
+
+def _as_lists(described: Any) -> Any:
+    return [_as_lists(part) for part in described] if isinstance(described, (list, tuple)) else described
 
 
 def _dtype_of(described: Any) -> np.dtype[Any]:
+    if isinstance(described, str) and described.startswith(_FOREIGN):
+        return _extended(described.removeprefix(_FOREIGN), described)
     try:
         dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(_as_tuples(described))
     except (TypeError, ValueError, KeyError, IndexError, RecursionError) as error:
@@ -278,6 +314,8 @@ def _dtype_of(described: Any) -> np.dtype[Any]:
 def _as_tuples(described: Any) -> Any:
     """Undo what JSON does to the description of a structured dtype: fields are tuples there."""
     if not isinstance(described, list):
+        if not _PLAIN_DTYPE.fullmatch(described):
+            raise ValueError(described)
         return described
     return [
         tuple(_as_tuples(part) if at == 1 else _shape_or_name(part) for at, part in enumerate(f)) for f in described
@@ -290,11 +328,27 @@ def _shape_or_name(part: Any) -> Any:
 
 def _shape_of(told: Any, dtype: np.dtype[Any], length: int) -> tuple[int, ...]:
     """Check a shape that a file tells; memory is taken for what is there, not for what is told."""
-    fine = isinstance(told, list) and all(type(count) is int and 0 <= count < 1 << 62 for count in told)
-    if not fine or math.prod(told) * dtype.itemsize != length:
+    fine = are_counts(told) and fits_memory(told, dtype.itemsize)
+    # NumPy makes room for a character where text has none.
+    if not fine or math.prod(told) * dtype.itemsize != length or dtype in (np.dtype("S0"), np.dtype("U0")):
         msg = f"an array of dtype {dtype} and shape {told!r} does not have the {length} bytes that are there"
         raise FormatError(msg)
     return tuple(told)
+
+
+def _require_plain(value: Any, dtype: np.dtype[Any]) -> None:
+    if dtype.hasobject:
+        msg = f"an array of Python objects (dtype {dtype}) cannot be saved; make it an array of numbers or text"
+        raise OptionError(msg)
+    if isinstance(value, np.ndarray) and type(value) not in _PLAIN_CLASSES:
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        msg = f"an array of class {kind} cannot be saved as such: save numpy.asarray(it), and what else there is to it"
+        raise OptionError(msg)
+
+
+def _flat(array: _Array) -> memoryview:
+    """Return the bytes of a contiguous array; by a view, since the buffer protocol has no letter for many dtypes."""
+    return bytes_of(array.reshape(-1).view(np.uint8)) if array.nbytes else memoryview(bytearray())
 
 
 def _bounds(array: _Array) -> tuple[int, int]:

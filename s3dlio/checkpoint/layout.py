@@ -32,8 +32,11 @@ _ALIGNMENT = 8
 #: Bits of an item, by the format's own names.
 ITEM_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
-    "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+    "BF16": 16, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
+#: More axes NumPy does not have; and more bytes are in no memory.
+_MOST_AXES = 64
+_MOST_BYTES = 1 << 62
 _HEADER_SUM = re.compile(rb'\\"header\\":\\"([0-9a-f]{8})\\"')
 
 
@@ -65,13 +68,15 @@ class Header(NamedTuple):
 
     Attributes:
         tensors: In the order of the file.
-        tree: What :mod:`s3dlio.checkpoint.tree` made of the saved value; ``None`` in other people's files.
+        is_own: Whether this library has written it: other people's files have neither tree nor sums.
+        tree: What :mod:`s3dlio.checkpoint.tree` made of the saved value.
         sums: CRC-32C of each tensor, or empty where the file has none.
         framework: ``pt``, ``np``, ``flax`` or empty: what the file's metadata says it was saved by.
         data_start: Where in the file the tensors begin.
     """
 
     tensors: tuple[Tensor, ...]
+    is_own: bool
     tree: Any
     sums: tuple[int, ...]
     framework: str
@@ -169,10 +174,11 @@ def parse_header(header: bytes, size: int) -> Header:
     tensors = _tensors(entries, size - data_start)
     framework = metadata.get("format", "")
     framework = framework if isinstance(framework, str) else ""
-    if _NAME not in metadata:
-        return Header(tensors, None, (), framework, data_start)
-    tree, sums = _own(metadata[_NAME], header, len(tensors))
-    return Header(tensors, tree, sums, framework, data_start)
+    # By its sum, not by its name alone: with one bit of the name wrong it would pass for somebody else's.
+    if _NAME not in metadata and not _HEADER_SUM.search(header):
+        return Header(tensors, False, None, (), framework, data_start)  # noqa: FBT003
+    tree, sums = _own(metadata.get(_NAME), header, len(tensors))
+    return Header(tensors, True, tree, sums, framework, data_start)  # noqa: FBT003
 
 
 def _load(text: Any, what: str) -> dict[str, Any]:
@@ -219,8 +225,9 @@ def _tensor(name: str, entry: Any) -> Tensor:
     if not isinstance(dtype, str) or dtype not in ITEM_BITS:
         msg = f"tensor {name!r} has dtype {dtype!r}, which is not known here"
         raise FormatError(msg)
-    if not (_are_counts(shape) and _are_counts(place) and len(place) == 2):  # noqa: PLR2004 - start and stop
-        msg = f"tensor {name!r} has shape {shape!r} and offsets {place!r}"
+    fine = are_counts(shape) and fits_memory(shape, ITEM_BITS[dtype] // 8) and are_counts(place)
+    if not fine or len(place) != 2:  # noqa: PLR2004 - start and stop
+        msg = f"tensor {name!r:.200} has shape {shape!r:.200} and offsets {place!r:.200}"
         raise FormatError(msg)
     start, stop = place
     if stop - start != math.prod(shape) * ITEM_BITS[dtype] // 8:
@@ -229,8 +236,18 @@ def _tensor(name: str, entry: Any) -> Tensor:
     return Tensor(name, dtype, tuple(shape), start, stop)
 
 
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 62 for value in values)
+def are_counts(values: Any) -> bool:
+    """Tell whether something out of a file is a list of lengths, as many as an array can have."""
+    return (
+        isinstance(values, list)
+        and len(values) <= _MOST_AXES
+        and all(type(value) is int and 0 <= value < _MOST_BYTES for value in values)
+    )
+
+
+def fits_memory(shape: Sequence[int], item_bytes: int) -> bool:
+    """Tell whether libraries can count the bytes of an array, which they do without its axes of length 0."""
+    return math.prod(length or 1 for length in shape) * max(1, item_bytes) < _MOST_BYTES
 
 
 def _own(text: Any, header: bytes, count: int) -> tuple[Any, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from s3dlio.checksums import combine_crc32c, crc32c
 from s3dlio.crew import map_all
 from s3dlio.errors import FormatError, IntegrityError
 from s3dlio.formats.compression import expanded
-from s3dlio.progress import Tell, silence
+from s3dlio.progress import Count, Tell, silence
 from s3dlio.remote import RemoteObject
 from s3dlio.stores.base import Store
 from s3dlio.uri import Uri
@@ -42,6 +42,7 @@ class Source:
     Attributes:
         uri: The file.
         header: What it says of itself.
+        crc32c: Sum of the whole file, of which that of its tensors is what the header says; ``None`` if that tells none.
 
     Raises:
         NotFoundError: It is not there.
@@ -55,6 +56,7 @@ class Source:
         self._token = token
         self._object = RemoteObject(store, uri, token=token)
         self._plain: BytesView | None = None
+        self.crc32c: int | None = None
         try:
             self._plain = self._expanded()
             self.header = self._read_header()
@@ -67,7 +69,9 @@ class Source:
         size = self._object.size
         if bytes(self._object.read(0, min(len(_ZSTD_MAGIC), size))) != _ZSTD_MAGIC:
             return None
-        return expanded(self._object.read(0, size), "zstd")
+        packed = self._object.read(0, size)
+        self.crc32c = crc32c(packed)
+        return expanded(packed, "zstd")
 
     @property
     def size(self) -> int:
@@ -78,7 +82,11 @@ class Source:
         prefix = self._read(0, min(layout.PREFIX_BYTES, self.size))
         length = layout.header_length(prefix, self.size)
         text = self._read(layout.PREFIX_BYTES, layout.PREFIX_BYTES + length)
-        return layout.parse_header(bytes(text), self.size)
+        header = layout.parse_header(bytes(text), self.size)
+        if self._plain is None and header.is_own:
+            parts = [(crc, tensor.length) for crc, tensor in zip(header.sums, header.tensors, strict=True)]
+            self.crc32c = combine_crc32c([(crc32c(prefix), len(prefix)), (crc32c(text), len(text)), *parts])
+        return header
 
     def _read(self, start: int, stop: int) -> memoryview:
         return self._object.read(start, stop) if self._plain is None else bytes_of(self._plain)[start:stop]
@@ -104,12 +112,11 @@ class Source:
         """
         steps = list(_steps(self.header.tensors, sorted(inlets)))
         total = sum(step.stop - step.start for step in steps)
-        lengths: list[int] = []
+        count = Count(total, tell)
 
         def read(step: _Step, token: CancellationToken) -> list[_Sum]:
             sums = self._fill_step(step, inlets, token)
-            lengths.append(step.stop - step.start)
-            tell(sum(lengths), total)
+            count.add(step.stop - step.start)
             return sums
 
         width = self._store.range_width(self.uri)

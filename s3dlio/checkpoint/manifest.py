@@ -30,10 +30,12 @@ STRATEGIES = ("flat", "round_robin", "binary")
 _ROUND = 16
 _BINARY_DIGITS = 8
 _TIME = "%Y%m%dT%H%M%S%fZ"
-_ID = re.compile(r"ckpt-(\d{1,18})-(\d{8}T\d{12}Z)")
+_ID = re.compile(r"ckpt-([0-9]{1,18})-([0-9]{8}T[0-9]{12}Z)")
 _CHECKSUM = re.compile(r"crc32c:[0-9a-f]{8}")
 MANIFESTS = "manifests/"
 SHARDS = "shards/"
+_MANIFEST = re.compile(rf"{MANIFESTS}{_ID.pattern}\.json")
+_SHARD = re.compile(rf"{SHARDS}(?:[01]{{8}}/|[0-9a-f]/)?{_ID.pattern}/rank-[0-9]+(?:\.json)?")
 LATEST = "latest.json"
 #: What a shard is: a file of :mod:`s3dlio.checkpoint`, or just bytes.
 CONTENTS = ("value", "bytes")
@@ -149,9 +151,31 @@ def claim_key(step: int) -> str:
 
 
 def id_of(key: str) -> tuple[int, str] | None:
-    """Return step and timestamp of a manifest's or shard's key, or ``None`` for another object's."""
-    found = _ID.search(key)
+    """Return step and timestamp of a manifest's or shard's key, or ``None`` for another object's.
+
+    Args:
+        key: Below the checkpoints' own URI.
+    """
+    found = _MANIFEST.fullmatch(key) or _SHARD.fullmatch(key)
     return (int(found[1]), found[2]) if found else None
+
+
+def check_meta(user_meta: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the user's own fields of a manifest, which must be plain JSON values.
+
+    Raises:
+        OptionError: They are not.
+    """
+    meta = dict(user_meta or {})
+    try:
+        same = json.loads(json.dumps(meta, allow_nan=False)) == meta
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"user_meta must be plain JSON values: {error}"
+        raise OptionError(msg) from error
+    if not same:
+        msg = "user_meta must be plain JSON values: lists, and dicts whose keys are text"
+        raise OptionError(msg)
+    return meta
 
 
 def shard_key(step: int, timestamp: str, rank: int, strategy: str) -> str:
@@ -160,14 +184,21 @@ def shard_key(step: int, timestamp: str, rank: int, strategy: str) -> str:
     Raises:
         OptionError: There is no such strategy.
     """
-    check_strategy(strategy)
-    spread = {
+    return f"{SHARDS}{spread(rank, strategy)}{checkpoint_id(step, timestamp)}/rank-{rank}"
+
+
+def spread(rank: int, strategy: str) -> str:
+    """Return the prefix that spreads the names of ranks, empty or ending in ``/``.
+
+    Raises:
+        OptionError: There is no such strategy.
+    """
+    return {
         "flat": "",
         "round_robin": f"{rank % _ROUND:x}/",
         # Reversed, so that ranks side by side differ at the beginning already.
         "binary": f"{rank % (1 << _BINARY_DIGITS):0{_BINARY_DIGITS}b}"[::-1] + "/",
-    }[strategy]
-    return f"{SHARDS}{spread}{checkpoint_id(step, timestamp)}/rank-{rank}"
+    }[check_strategy(strategy)]
 
 
 def check_strategy(strategy: str) -> str:
@@ -222,10 +253,15 @@ def shard_of(fields: Any) -> ShardInfo:
     if not numbers or not texts or not _CHECKSUM.fullmatch(shard.checksum) or shard.content not in CONTENTS:
         msg = f"a shard's fields are not as they should be: {fields!r:.200}"
         raise FormatError(msg)
-    if shard.key.startswith("/") or ".." in shard.key.split("/") or "://" in shard.key:
+    if leads_out(shard.key):
         msg = f"a shard's key leads out of the checkpoint: {shard.key!r}"
         raise FormatError(msg)
     return shard  # type: ignore[no-any-return]
+
+
+def leads_out(key: str) -> bool:
+    """Tell whether a key, put behind a folder's URI, might name something else than one object in the folder."""
+    return not {"", ".", ".."}.isdisjoint(key.split("/")) or "://" in key or "\0" in key
 
 
 def parse_shard(data: bytes) -> tuple[ShardInfo, int]:
@@ -267,10 +303,17 @@ def _check(manifest: Any) -> None:
         and _ID.fullmatch(manifest.id)
         and type(manifest.world_size) is int
         and isinstance(manifest.user_meta, dict)
+        and isinstance(manifest.framework, str)
+        and (manifest.epoch is None or type(manifest.epoch) is int)
+        and type(manifest.wall_time) in (int, float)
+        and manifest.status == "complete"
+        and type(manifest.format_version) is int
     )
     if not fine:
         msg = "the manifest's fields are not as they should be"
         raise FormatError(msg)
-    if [shard.rank for shard in manifest.shards] != list(range(manifest.world_size)):
-        msg = f"the manifest has shards of ranks {[shard.rank for shard in manifest.shards]}, of {manifest.world_size}"
+    # The length first: a world may be said to be of any size.
+    ranks = [shard.rank for shard in manifest.shards]
+    if len(ranks) != manifest.world_size or ranks != list(range(manifest.world_size)):
+        msg = f"the manifest has shards of ranks {ranks!r:.200}, of {manifest.world_size}"
         raise FormatError(msg)

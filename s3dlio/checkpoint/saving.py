@@ -7,6 +7,7 @@ and no copy of the file exists. The header holds the sums, so what it lies in go
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from s3dlio.checkpoint.layout import Tensor, pack_header
 from s3dlio.checksums import combine_crc32c, crc32c
 from s3dlio.crew import map_all
 from s3dlio.errors import S3dlioError
-from s3dlio.progress import Tell, silence
+from s3dlio.progress import Count, Tell, silence
 from s3dlio.sender import part_size
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
 from s3dlio.stores.upload import Limits, Part, Upload
@@ -90,7 +91,8 @@ def send(
         return job.put(store, uri, options, token)
     upload = store.upload(uri, options, token)
     try:
-        sent = job.send_in_order(upload, token) if store.limits.in_order else job.send_all(upload, token, tell)
+        send_all = job.send_header_last if upload.any_order else job.send_header_first
+        sent = send_all(upload, token, tell)
         info = upload.complete(job.size, job.count, token)
     except BaseException as error:
         _abort(upload, error)
@@ -115,6 +117,7 @@ class _Job:
         last = contents.tensors[-1].stop if contents.tensors else 0
         self.size = len(self._header) + last
         self._part_bytes = part_size(self.size, limits)
+        self._is_in_order = limits.in_order
         self.count = max(1, -(-self.size // self._part_bytes))
         #: Parts that hold a byte of the header.
         self._held = -(-len(self._header) // self._part_bytes)
@@ -131,27 +134,22 @@ class _Job:
         memory[:at] = self._summed([pieces])
         return Saved(store.put(uri, memory, options, token), crc32c(memory))
 
-    def send_all(self, upload: Upload, token: CancellationToken, tell: Tell) -> list[_Sent]:
-        """Send the parts, several at once, those with the header last."""
-        lengths: list[int] = []
-
-        def carry(number: int, token: CancellationToken) -> _Sent:
-            sent = self._carry(upload, number, token)
-            lengths.append(sent.length)
-            tell(sum(lengths), self.size)
-            return sent
-
-        sent = map_all(carry, range(self._held, self.count), _WIDTH, token)
+    def send_header_last(self, upload: Upload, token: CancellationToken, tell: Tell) -> list[_Sent]:
+        """Send the parts, several at once, and sum them on the way; those with the header last."""
+        count = Count(self.size, tell)
+        carry = functools.partial(self._carry, upload, count)
+        sent = map_all(carry, [(number, None) for number in range(self._held, self.count)], _WIDTH, token)
         held = [self._gather(number) for number in range(self._held)]
         self._header = self._summed([*(pieces for _, pieces in held), *(part.pieces for part in sent)])
-        first = map_all(carry, range(self._held), _WIDTH, token)
+        first = map_all(carry, [(number, None) for number in range(self._held)], _WIDTH, token)
         return [*first, *sent]
 
-    def send_in_order(self, upload: Upload, token: CancellationToken) -> list[_Sent]:
-        """Sum first, then send one part after the other."""
+    def send_header_first(self, upload: Upload, token: CancellationToken, tell: Tell) -> list[_Sent]:
+        """Sum all parts, then send them from the first one on."""
         summed = map_all(lambda number, _: self._gather(number)[1], range(self.count), _WIDTH, token)
         self._header = self._summed(summed)
-        return [self._carry(upload, number, token) for number in range(self.count)]
+        carry = functools.partial(self._carry, upload, Count(self.size, tell))
+        return map_all(carry, list(enumerate(summed)), 1 if self._is_in_order else _WIDTH, token)
 
     def _summed(self, parts: Sequence[Sequence[_Piece]]) -> bytes:
         """Return the header with the sums in it: of tensors whose pieces lie in consecutive parts."""
@@ -162,17 +160,22 @@ class _Job:
         whole = [combine_crc32c(found) for found in sums]
         return pack_header(self._contents.tensors, self._contents.tree, self._contents.framework, whole)
 
-    def _carry(self, upload: Upload, number: int, token: CancellationToken) -> _Sent:
-        memories, pieces = self._gather(number)
+    def _carry(
+        self, upload: Upload, count: Count, part: tuple[int, list[_Piece] | None], token: CancellationToken
+    ) -> _Sent:
+        """Send a part, whose pieces' sums are known or are not."""
+        number, known = part
+        memories, pieces = self._gather(number, known)
         start = number * self._part_bytes
         length = min(self._part_bytes, self.size - start)
         sums = [(crc32c(self._header[start : start + length]), max(0, min(length, len(self._header) - start)))]
         crc = combine_crc32c([*sums, *((piece.crc32c, piece.length) for piece in pieces)])
         upload.send(Part(number, start, tuple(memories), length, crc), token)
+        count.add(length)
         return _Sent(pieces, crc, length)
 
-    def _gather(self, number: int) -> tuple[list[memoryview], list[_Piece]]:
-        """Return the memory that a part is made of, and the sums of the tensors' pieces in it."""
+    def _gather(self, number: int, known: list[_Piece] | None = None) -> tuple[list[memoryview], list[_Piece]]:
+        """Return the memory that a part is made of, and the sums of the tensors' pieces in it, if they are not known."""
         start = number * self._part_bytes
         stop = min(start + self._part_bytes, self.size)
         gathered = _Gathered(stop - start)
@@ -183,9 +186,10 @@ class _Job:
             begin = self._starts[index]
             low, high = max(start, begin) - begin, min(stop - begin, self._contents.tensors[index].length)
             memory = self._contents.outlets[index].read(low, high)
-            pieces.append(_Piece(index, crc32c(memory), high - low))
+            if known is None:
+                pieces.append(_Piece(index, crc32c(memory), high - low))
             gathered.add(memory)
-        return gathered.finish(), pieces
+        return gathered.finish(), pieces if known is None else known
 
     def _tensors_within(self, start: int, stop: int) -> tuple[int, int]:
         """Return the first and the end of the tensors that have a byte in a stretch of the file."""

@@ -1,29 +1,38 @@
 """Finding one's way in a saved structure: which arrays it names, under which paths, and a part of it.
 
-Floor 4. Pure: walks the trees of :mod:`s3dlio.checkpoint.tree`; must not know files or arrays.
+Floor 4. Pure: walks the trees of :mod:`s3dlio.checkpoint.tree`; must not know files or arrays. A path is a tuple of
+keys, fields and numbers, since two of them may look the same when they are written with dots.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from s3dlio.checkpoint.tree import key_of
 from s3dlio.errors import CheckpointError, FormatError, suggest
 
+Path = tuple[Any, ...]
 
-def arrays_of(node: Any, path: str) -> Iterable[tuple[str, tuple[str, dict[str, Any]]]]:
-    """Yield path, tensor and what its kind wants to know, of a saved structure."""
+
+def arrays_of(node: Any, path: Path = ()) -> Iterable[tuple[Path, str, dict[str, Any]]]:
+    """Yield path, tensor and what its kind wants to know, of the arrays that memory can be given for.
+
+    Bytes and NumPy's scalars are none of these: they cannot be written to.
+    """
     if isinstance(node, dict) and "a" in node:
-        if node.get("k") != "bytes":
-            yield path, (node["a"], node.get("x", {}))
+        extra = _extra_of(node)
+        if node.get("k") != "bytes" and extra.get("scalar") is not True:
+            yield path, str(node["a"]), extra
         return
-    for name, item in children(node):
-        yield from arrays_of(item, joined(path, name))
+    for key, item in children(node):
+        yield from arrays_of(item, (*path, key_of(key)))
 
 
 def children(node: Any) -> Iterable[tuple[Any, Any]]:
-    """Yield name and node of what a node of the saved structure holds."""
+    """Yield the nodes of key and value of what a node of the saved structure holds."""
     if not isinstance(node, dict) or len(node) != 1:
         return
     ((mark, content),) = node.items()
@@ -34,16 +43,16 @@ def children(node: Any) -> Iterable[tuple[Any, Any]]:
             yield from ((key, item) for key, item in content)
         elif mark in ("l", "t", "s", "z"):
             yield from enumerate(content)
-        elif mark == "n":
+        elif mark in ("n", "y"):
             yield from ((key, item) for key, item in content[1:])
     except (TypeError, ValueError, AttributeError) as error:
         msg = f"the structure cannot be read: {error}"
         raise FormatError(msg) from error
 
 
-def joined(path: str, key: Any) -> str:
-    """Return the path of what lies under a key."""
-    return f"{path}.{key}" if path else str(key)
+def shown(path: Path) -> str:
+    """Return a path as it is written: with dots."""
+    return ".".join(map(str, path))
 
 
 def walk_arrays(tree: Any, note: Callable[[str, str, dict[str, Any]], Any], *, allow_pickle: bool) -> None:
@@ -54,8 +63,7 @@ def walk_arrays(tree: Any, note: Callable[[str, str, dict[str, Any]], Any], *, a
         if not isinstance(node, dict):
             continue
         if "a" in node:
-            extra = node.get("x", {})
-            note(str(node["a"]), str(node.get("k", "")), extra if isinstance(extra, dict) else {})
+            note(str(node["a"]), str(node.get("k", "")), _extra_of(node))
         elif "p" in node:
             if not allow_pickle:
                 msg = "the checkpoint holds pickled values: give allow_pickle=True if you trust whoever has written it"
@@ -65,47 +73,69 @@ def walk_arrays(tree: Any, note: Callable[[str, str, dict[str, Any]], Any], *, a
             stack.extend(item for _, item in children(node))
 
 
-def chosen(tree: Any, patterns: list[str]) -> Any:
-    """Return a structure without what no pattern names.
+def _extra_of(node: dict[str, Any]) -> dict[str, Any]:
+    extra = node.get("x", {})
+    return extra if isinstance(extra, dict) else {}
+
+
+class Choice:
+    """What of a structure is wanted.
 
     Args:
-        tree: As it was saved.
         patterns: Paths with dots (and what lies below them), or patterns with ``*`` and ``?``.
-
-    Raises:
-        CheckpointError: Nothing lies under one of them.
     """
-    used: set[str] = set()
 
-    def is_named(path: str) -> bool:
-        hits = [p for p in patterns if path == p or path.startswith(f"{p}.") or fnmatch.fnmatchcase(path, p)]
-        used.update(hits)
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = patterns
+        self._names = set(patterns)
+        self._globs = {p: re.compile(fnmatch.translate(p)).match for p in patterns if set("*?[") & set(p)}
+        self._used: set[str] = set()
+
+    def names(self, path: str) -> bool:
+        """Tell whether a path is wanted, and note by which patterns."""
+        hits = {path} & self._names
+        hits.update(start for start in _beginnings(path) if start in self._names)
+        hits.update(pattern for pattern, match in self._globs.items() if match(path))
+        self._used |= hits
         return bool(hits)
 
-    kept = _pruned(tree, "", is_named)
-    for pattern in patterns:
-        if pattern not in used:
-            names = [path for path, _ in arrays_of(tree, "")]
-            msg = f"there is nothing under {pattern!r} in the checkpoint{suggest(pattern, names)}"
-            raise CheckpointError(msg)
-    return kept
+    def of(self, tree: Any) -> Any:
+        """Return a structure without what no pattern names.
+
+        Raises:
+            CheckpointError: Nothing lies under one of them.
+        """
+        kept = self._pruned(tree, ())
+        for pattern in self._patterns:
+            if pattern not in self._used:
+                names = [shown(path) for path, _, _ in arrays_of(tree)]
+                msg = f"there is nothing under {pattern!r} in the checkpoint{suggest(pattern, names)}"
+                raise CheckpointError(msg)
+        return {"d": {}} if kept is _NOTHING else kept
+
+    def _pruned(self, node: Any, path: Path) -> Any:
+        if path and self.names(shown(path)):
+            return node
+        if not isinstance(node, dict) or len(node) != 1:
+            return _NOTHING
+        ((mark, content),) = node.items()
+        pairs = [(key, self._pruned(item, (*path, key_of(key)))) for key, item in children(node)]
+        kept = [(key, item) for key, item in pairs if item is not _NOTHING]
+        if not kept:
+            return _NOTHING
+        if mark in ("l", "t", "s", "z"):
+            return {mark: [item for _, item in kept]}
+        if mark == "d":
+            return {mark: dict(kept)}
+        return {mark: [*(content[:1] if mark in ("n", "y") else ()), *map(list, kept)]}
 
 
 _NOTHING = object()
 
 
-def _pruned(node: Any, path: str, is_named: Callable[[str], bool]) -> Any:
-    if path and is_named(path):
-        return node
-    if not isinstance(node, dict) or len(node) != 1:
-        return _NOTHING
-    ((mark, content),) = node.items()
-    kept = [(name, _pruned(item, joined(path, name), is_named)) for name, item in children(node)]
-    kept = [(name, item) for name, item in kept if item is not _NOTHING]
-    if not kept:
-        return _NOTHING if path else {"d": {}}
-    if mark in ("m", "o"):
-        return {mark: [list(pair) for pair in kept]}
-    if mark in ("l", "t"):
-        return {mark: [item for _, item in kept]}
-    return {"d": dict(kept)} if mark == "d" else {"n": [content[0], *map(list, kept)]}
+def _beginnings(path: str) -> Iterable[str]:
+    """Yield what stands before each of the dots."""
+    at = path.find(".")
+    while at >= 0:
+        yield path[:at]
+        at = path.find(".", at + 1)

@@ -6,11 +6,12 @@ the user wants that).
 
 ===================  ========================================================================
 ``None``, ``bool``    as they are; so are ``int`` and ``str``, and ``float`` but for nan and infinities
+``{"i": "0x..."}``    an integer of thousands of digits
 ``{"f": "nan"}``      nan and infinities
 ``{"c": [re, im]}``   a complex number
 ``{"l": [...]}``      a list; ``t`` a tuple, ``s`` a set, ``z`` a frozenset
 ``{"d": {...}}``      a dict whose keys are all strings; ``m`` one with other keys: ``[[key, value], ...]``
-``{"o": [...]}``      an ``OrderedDict``, as ``m``
+``{"o": [...]}``      an ``OrderedDict``, as ``m``; ``y`` one of torch: its ``_metadata``, then the pairs
 ``{"n": [...]}``      a named tuple: its name, and as many ``[field, value]``
 ``{"b": "..."}``      bytes, base64
 ``{"a": name, ...}``  an array: the tensor ``name``; ``k`` its kind, ``x`` what the kind wants to know
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import itertools
 import keyword
 import math
@@ -39,8 +41,10 @@ from s3dlio.errors import CheckpointError, FormatError, OptionError
 Path = tuple[str, ...]
 #: Longer bytes become a tensor: a header is not the place for them.
 _INLINE_BYTES = 1024
-#: JSON of such depth is refused by Python's own reader soon after.
-_MOST_DEPTH = 200
+#: Python's own limit is 1,000 calls, of which a level takes up to four, and the caller has some already.
+_MOST_DEPTH = 100
+#: Python writes and reads no longer integers in digits (4,300 of them).
+_MOST_INT_BITS = 14_000
 _BYTES = (bytes, bytearray, memoryview, BytesView)
 
 
@@ -87,7 +91,7 @@ def take_apart(value: Any, kinds: Sequence[Kind], *, allow_pickle: bool = False)
     """
     apart = _Apart(kinds, allow_pickle=allow_pickle)
     tree = apart.encode(value, ())
-    _refuse_overlaps(apart.leaves)
+    refuse_overlaps(apart.leaves)
     return Taken(tree, apart.leaves)
 
 
@@ -101,8 +105,10 @@ class _Apart:
 
     def encode(self, value: Any, path: Path) -> Any:
         if len(path) > _MOST_DEPTH:
-            msg = f"the structure is nested more than {_MOST_DEPTH} deep, or contains itself"
+            msg = f"{_shown(path[:5])}... is nested more than {_MOST_DEPTH} deep, or contains itself"
             raise OptionError(msg)
+        if type(value) is int and value.bit_length() > _MOST_INT_BITS:
+            return {"i": hex(value)}
         if value is None or type(value) in (bool, int, str):
             return value
         if type(value) is float:
@@ -128,7 +134,7 @@ class _Apart:
         return {"a": name, "k": kind.name, **extra}
 
     def _new_name(self, path: Path) -> str:
-        stem = name = ".".join(path) or "value"
+        stem = name = ".".join(path) if path else "value"
         number = 1
         while name in self._names:
             number += 1
@@ -168,6 +174,9 @@ class _Apart:
 
     def mapping(self, value: Any, path: Path) -> Any:
         if type(value) is OrderedDict:
+            versions = getattr(value, "_metadata", None)  # which torch's modules keep there, and ask for
+            if isinstance(versions, dict):
+                return {"y": [self.encode(versions, path), *self.pairs(value, path)]}
             return {"o": self.pairs(value, path)}
         if type(value) is not dict and not _is_plain_mapping(value):
             return None
@@ -202,15 +211,19 @@ _WAYS: tuple[tuple[Any, Callable[[_Apart, Any, Path], Any]], ...] = (
 )
 
 
-def _refuse_overlaps(leaves: list[Leaf]) -> None:
-    """Refuse arrays that share a part of their memory: saved apart, they would not share it any more."""
+def refuse_overlaps(leaves: list[Leaf]) -> None:
+    """Refuse arrays that share a part of their memory: saved apart, they would not share it any more.
+
+    Raises:
+        OptionError: It names two of them.
+    """
     lying = sorted((leaf for leaf in leaves if leaf.facts.region), key=lambda leaf: _region(leaf)[:2])
     for one, other in itertools.pairwise(lying):
         space, _, end = _region(one)
         if _region(other)[0] == space and _region(other)[1] < end:
             msg = (
-                f"{one.name!r} and {other.name!r} share a part of their memory, which a checkpoint cannot keep:"
-                " save one of them, or a copy (.clone(), .copy())"
+                f"{one.name!r} and {other.name!r} share a part of their memory (or lie between each other's items),"
+                " which a checkpoint cannot keep: save one of them, or a copy (.clone(), .copy())"
             )
             raise OptionError(msg)
 
@@ -225,6 +238,28 @@ def _shown(path: Path) -> str:
 
 
 # -- back ---------------------------------------------------------------------------------------------
+
+
+def key_of(node: Any) -> Any:
+    """Return the key of a dict that a node stands for.
+
+    Raises:
+        FormatError: It stands for none.
+    """
+
+    def no_array(_name: str, _kind: str, _extra: dict[str, Any]) -> Any:
+        msg = "a key cannot be an array"
+        raise FormatError(msg)
+
+    if type(node) in (str, int):
+        return node
+    key = put_together(node, no_array)
+    try:
+        hash(key)
+    except TypeError as error:
+        msg = f"a key cannot be {key!r:.80}"
+        raise FormatError(msg) from error
+    return key
 
 
 def put_together(tree: Any, array: Callable[[str, str, dict[str, Any]], Any], *, allow_pickle: bool = False) -> Any:
@@ -242,7 +277,7 @@ def put_together(tree: Any, array: Callable[[str, str, dict[str, Any]], Any], *,
     """
     try:
         return _Together(array, allow_pickle=allow_pickle).decode(tree)
-    except (TypeError, ValueError, KeyError, RecursionError, binascii.Error) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
         if isinstance(error, (FormatError, OptionError)):
             raise
         msg = f"the structure cannot be read: {error}"
@@ -263,7 +298,7 @@ class _Together:
         if "a" in node:
             extra = node.get("x", {})
             found = self._array(str(node["a"]), str(node.get("k", "")), extra if isinstance(extra, dict) else {})
-            return bytes(found) if node.get("k") == "bytes" else found
+            return bytes_in(found) if node.get("k") == "bytes" else found
         if len(node) != 1:
             msg = f"a node has the fields {sorted(node)}"
             raise FormatError(msg)
@@ -285,14 +320,22 @@ class _Together:
         if not all(_is_field(text) for text in (name, *fields)):
             msg = "the fields of a named tuple are not names"
             raise FormatError(msg)
-        made = namedtuple(name, fields)  # type: ignore[misc]  # noqa: PYI024 - known only now
-        return made(*[self.decode(value) for _, value in parts])
+        return _named_tuple(name, tuple(fields))(*[self.decode(value) for _, value in parts])
+
+    def ordered(self, content: Any) -> Any:
+        versions, *pairs = _listed(content)
+        found = OrderedDict(self.pairs(pairs))
+        found._metadata = self.decode(versions)  # type: ignore[attr-defined]  # noqa: SLF001 - where torch looks
+        return found
+
+    def integer(self, content: Any) -> int:
+        return int(content, 16)
 
     def pickled(self, content: Any) -> Any:
         if not self._allow_pickle:
             msg = "the checkpoint holds pickled values: give allow_pickle=True if you trust whoever has written it"
             raise CheckpointError(msg)
-        return pickle.loads(bytes(self._array(str(content), "bytes", {})))  # noqa: S301 - the user's own wish
+        return pickle.loads(bytes_in(self._array(str(content), "bytes", {})))  # noqa: S301 - the user's own wish
 
     def number(self, content: Any) -> float:
         if content not in ("nan", "inf", "-inf"):
@@ -308,12 +351,28 @@ def _listed(content: Any) -> list[Any]:
     return content
 
 
+def bytes_in(array: Any) -> bytes:
+    """Return the bytes of an array; never ``bytes(array)``, which makes as many as a lone number says."""
+    return array if type(array) is bytes else bytes(memoryview(array))
+
+
 def _is_field(text: Any) -> bool:
-    return isinstance(text, str) and text.isidentifier() and not keyword.iskeyword(text) and not text.startswith("_")
+    return isinstance(text, str) and text.isidentifier() and not keyword.iskeyword(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _named_tuple(name: str, fields: tuple[str, ...]) -> Any:
+    """Return one class for all named tuples of a name and fields: to make one takes a third of a millisecond."""
+    made = namedtuple(name, fields, rename=True)  # type: ignore[misc]  # noqa: PYI024 - known only now
+    if made._fields != fields:
+        msg = f"a named tuple cannot have the fields {fields!r:.200}"
+        raise FormatError(msg)
+    return made
 
 
 _READERS: dict[str, Callable[[_Together, Any], Any]] = {
     "f": _Together.number,
+    "i": _Together.integer,
     "c": lambda together, content: complex(*map(together.decode, _listed(content))),
     "l": _Together.items,
     "t": lambda together, content: tuple(together.items(content)),
@@ -322,6 +381,7 @@ _READERS: dict[str, Callable[[_Together, Any], Any]] = {
     "d": lambda together, content: {key: together.decode(value) for key, value in content.items()},
     "m": lambda together, content: dict(together.pairs(content)),
     "o": lambda together, content: OrderedDict(together.pairs(content)),
+    "y": _Together.ordered,
     "n": _Together.named_tuple,
     "b": lambda _together, content: base64.b64decode(content, validate=True),
     "p": _Together.pickled,

@@ -236,6 +236,8 @@ class _FsspecUpload(Upload):
         path: Its name for the object.
     """
 
+    any_order = False
+
     def __init__(self, uri: Uri, fs: Any, path: str) -> None:
         self._uri = uri
         self._fs = fs

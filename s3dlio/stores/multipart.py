@@ -52,6 +52,8 @@ class MultipartUpload(Upload):
         self._store = store
         self._uri = uri
         self._sums = bool(begin_headers)
+        # Some servers that speak S3's interface (rclone's) wait for the first part before they take many others.
+        self.any_order = store.options.endpoint_url is None
         self._must_be_new = not options.overwrite
         #: Whether the server heeds ``if-none-match`` when the upload is completed.
         self._is_conditional = store.limits.conditional

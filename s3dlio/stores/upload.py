@@ -56,7 +56,13 @@ class Part(NamedTuple):
 
 
 class Upload(abc.ABC):
-    """One object in the making. :meth:`send` is thread-safe; the other methods are called once it is done."""
+    """One object in the making. :meth:`send` is thread-safe; the other methods are called once it is done.
+
+    Attributes:
+        any_order: The first part may be sent after all others.
+    """
+
+    any_order = True
 
     @abc.abstractmethod
     def send(self, part: Part, token: CancellationToken) -> None:

@@ -11,21 +11,20 @@ from typing import Any
 import torch
 
 from s3dlio.buffers import writable_bytes
-from s3dlio.checkpoint.kinds import Facts, HostInlet, HostOutlet, Inlet, Kind, Outlet
+from s3dlio.checkpoint.kinds import HOST, Facts, HostInlet, HostOutlet, Inlet, Kind, Outlet
+from s3dlio.checkpoint.layout import are_counts, fits_memory
 from s3dlio.errors import FormatError, OptionError
 
 _DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "F16": torch.float16,
     "BF16": torch.bfloat16, "I32": torch.int32, "F32": torch.float32, "I64": torch.int64, "F64": torch.float64,
     "F8_E5M2": torch.float8_e5m2, "F8_E4M3": torch.float8_e4m3fn, "U16": torch.uint16, "U32": torch.uint32,
-    "U64": torch.uint64,
+    "U64": torch.uint64, "C64": torch.complex64, "F8_E8M0": torch.float8_e8m0fnu,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 #: What the format has no names for, by torch's own.
-_OTHERS = {
-    "complex64": torch.complex64, "complex128": torch.complex128, "complex32": torch.complex32,
-    "float8_e4m3fnuz": torch.float8_e4m3fnuz, "float8_e5m2fnuz": torch.float8_e5m2fnuz,
-}  # fmt: skip
+_OTHERS = {"complex128": torch.complex128, "complex32": torch.complex32}
 _OTHER_NAMES = {dtype: name for name, dtype in _OTHERS.items()}
 
 
@@ -42,6 +41,11 @@ class TorchKind(Kind):
     def facts(self, value: torch.Tensor) -> Facts:
         """See :meth:`s3dlio.checkpoint.kinds.Kind.facts`."""
         _require_plain(value)
+        if value.is_meta:
+            msg = (
+                "a tensor on the meta device has no bytes to save: make the model on a device, or to_empty(device=...)"
+            )
+            raise OptionError(msg)
         extra: dict[str, Any] = {}
         if isinstance(value, torch.nn.Parameter):
             extra["parameter"] = value.requires_grad
@@ -56,9 +60,10 @@ class TorchKind(Kind):
             name, shape = "U8", (length,)
         if not length:
             return Facts(name, shape, 0, extra, ("empty", id(value)))
-        lies = str(value.device), value.untyped_storage().data_ptr(), value.storage_offset()
-        identity = (*lies, value.dtype, tuple(value.shape), value.stride(), "parameter" in extra)
-        return Facts(name, shape, length, extra, identity, (str(value.device), *_bounds(value)))
+        # Conjugates are views too: the same memory, and other numbers.
+        seen = value.is_conj(), value.is_neg(), extra.get("parameter")
+        identity = (_space(value), value.data_ptr(), value.dtype, tuple(value.shape), value.stride(), *seen)
+        return Facts(name, shape, length, extra, identity, (_space(value), *_bounds(value)))
 
     def outlet(self, value: torch.Tensor) -> Outlet:
         """See :meth:`s3dlio.checkpoint.kinds.Kind.outlet`."""
@@ -87,8 +92,17 @@ class TorchKind(Kind):
             raise OptionError(msg)
         target = value.detach()
         if not target.is_contiguous() or target.is_conj() or target.is_neg():
+            low, high = _bounds(target)
+            if high - low < target.numel() * target.element_size():
+                msg = "several of its items lie in one place (expanded): .clone() it"
+                raise OptionError(msg)
             return _CopiedInlet(value, target)
         return HostInlet(value, host_bytes(target)) if target.device.type == "cpu" else _DeviceInlet(value, target)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the format's name of a dtype, or nothing."""
+    return _NAMES.get(dtype, "")
 
 
 def host_bytes(tensor: torch.Tensor) -> memoryview:
@@ -96,11 +110,18 @@ def host_bytes(tensor: torch.Tensor) -> memoryview:
     return writable_bytes(tensor)
 
 
+def _space(value: torch.Tensor) -> str:
+    return HOST if value.device.type == "cpu" else str(value.device)
+
+
 def _require_plain(value: torch.Tensor) -> None:
+    if torch.nn.parameter.is_lazy(value):
+        msg = "a parameter of a lazy module has no shape yet: run the model once first"
+        raise OptionError(msg)
     if value.layout is not torch.strided or value.is_quantized or value.is_nested:
         msg = f"a tensor of layout {value.layout}{' (quantized)' if value.is_quantized else ''} cannot be saved; make it dense"
         raise OptionError(msg)
-    if hasattr(value, "placements"):
+    if hasattr(value, "placements"):  # not by its class: to import that takes a second
         msg = "a DTensor is a part of a tensor: save it by torch.distributed.checkpoint (S3StorageWriter), or .full_tensor()"
         raise OptionError(msg)
 
@@ -108,7 +129,7 @@ def _require_plain(value: torch.Tensor) -> None:
 def _other(extra: dict[str, Any], stored: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
     kind: torch.dtype | None = _OTHERS.get(str(extra["dtype"]))
     shape: Any = extra.get("shape")
-    fine = isinstance(shape, list) and all(type(length) is int and 0 <= length < 1 << 62 for length in shape)
+    fine = are_counts(shape) and fits_memory(shape, 16)
     if kind is None or not fine or math.prod(shape) * kind.itemsize != math.prod(stored):
         msg = f"a tensor of dtype {extra['dtype']!r} and shape {shape!r} does not have the bytes that are there"
         raise FormatError(msg)

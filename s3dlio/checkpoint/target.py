@@ -1,0 +1,207 @@
+"""What a checkpoint is loaded into: the arrays of a value that exists, matched with those of a file by their paths.
+
+Floor 4. Knows what fits and what does not, and says all of it before a byte is written; must not know files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from s3dlio.checkpoint.kinds import Inlet, Kind
+from s3dlio.checkpoint.layout import Tensor, are_counts
+from s3dlio.checkpoint.selection import Path, shown
+from s3dlio.checkpoint.tree import Leaf, refuse_overlaps
+from s3dlio.errors import CheckpointError, FormatError, OptionError
+
+
+class SavedArray(NamedTuple):
+    """An array of the file.
+
+    Attributes:
+        path: Where it lies in the saved value.
+        tensor: Its bytes' place; two paths to one array have the same.
+        extra: What its kind wants to know.
+    """
+
+    path: Path
+    tensor: Tensor
+    extra: Mapping[str, Any]
+
+
+class _Holder(NamedTuple):
+    """Somebody who holds arrays, and other things: a module, an optimizer."""
+
+    path: Path
+    object: Any
+    state: Any
+
+
+class _Follower(NamedTuple):
+    """Memory that gets the same bytes as another array."""
+
+    name: str
+    inlet: Inlet
+    kind: Kind
+    length: int
+
+
+class Target:
+    """A value that is to be filled: dicts, lists and tuples of arrays, and of objects that have a ``state_dict``.
+
+    Args:
+        value: The value.
+        kinds: Whose arrays there may be.
+    """
+
+    def __init__(self, value: Any, kinds: Sequence[Kind]) -> None:
+        self._kinds = kinds
+        self._holders: list[_Holder] = []
+        self._followers: list[_Follower] = []
+        self._faults: dict[Path, str] = {}
+        self._given: dict[Path, Leaf] = {}
+        self._is_partial = False
+        self._note(value, ())
+
+    def _note(self, value: Any, path: Path) -> None:
+        """Note the arrays in a value. NumPy's scalars are not memory: they come with the checkpoint."""
+        state = _state_of(value)
+        if state is not value:
+            self._holders.append(_Holder(path, value, state))
+        kind = next((kind for kind in self._kinds if kind.owns(state)), None)
+        if kind is None:
+            for key, item in _items(state):
+                self._note(item, (*path, key))
+        elif not isinstance(state, np.generic):
+            try:
+                self._given[path] = Leaf(shown(path), kind, state, kind.facts(state))
+            except OptionError as error:
+                self._faults[path] = error.message
+
+    def inlets(self, saved: Sequence[SavedArray], is_wanted: Callable[[str], bool] | None = None) -> dict[str, Inlet]:
+        """Return where the bytes of each tensor go to, by its name.
+
+        Args:
+            saved: The arrays that are to be loaded.
+            is_wanted: Tells by its path whether an array is to be filled; ``None`` for all.
+
+        Raises:
+            CheckpointError: Something does not fit; the message lists all of it.
+        """
+        faults = self._missing({one.path for one in saved}, is_wanted)
+        self._is_partial |= is_wanted is not None
+        inlets: dict[str, Inlet] = {}
+        taken: dict[tuple[str, Any], Leaf] = {}
+        for path, tensor, extra in saved:
+            leaf = self._given.get(path)
+            if leaf is None or (tensor.name, leaf.facts.identity) in taken:
+                continue
+            try:
+                _require_fit(leaf, tensor, extra)
+                self._open(leaf, tensor, inlets)
+                taken[tensor.name, leaf.facts.identity] = leaf
+            except OptionError as error:
+                faults[path] = error.message
+        self._refuse(faults, [leaf for leaf in taken.values() if leaf.facts.length])
+        return inlets
+
+    def _missing(self, there: set[Path], is_wanted: Callable[[str], bool] | None) -> dict[Path, str]:
+        """Return what is on one side only. What is the same memory as something that is there is not missing."""
+        covered = {leaf.facts.identity for path, leaf in self._given.items() if path in there}
+        faults = dict.fromkeys(there - self._given.keys(), "is in the checkpoint only")
+        for path, leaf in self._given.items():
+            if path in there or (is_wanted is not None and not is_wanted(shown(path))):
+                continue
+            self._is_partial = True
+            if leaf.facts.identity not in covered:
+                faults[path] = "is not in the checkpoint"
+        return faults | {path: fault for path, fault in self._faults.items() if path in there or is_wanted is None}
+
+    def _open(self, leaf: Leaf, tensor: Tensor, inlets: dict[str, Inlet]) -> None:
+        inlet = leaf.kind.existing(leaf.value)
+        if tensor.name in inlets:
+            self._followers.append(_Follower(tensor.name, inlet, leaf.kind, tensor.length))
+        else:
+            inlets[tensor.name] = inlet
+
+    def _refuse(self, faults: Mapping[Path, str], leaves: list[Leaf]) -> None:
+        told = [f"{shown(path) or 'the value'}: {fault}" for path, fault in faults.items()]
+        try:
+            refuse_overlaps(leaves)
+        except OptionError as error:
+            told.append(error.message)
+        if told:
+            msg = f"the checkpoint does not fit ({len(told)} differences):\n  " + "\n  ".join(sorted(told))
+            raise CheckpointError(msg)
+
+    def follow(self, arrays: Mapping[str, Any], kind_of: Callable[[Any], Kind]) -> None:
+        """Copy what has landed to where it is wanted as well.
+
+        Args:
+            arrays: What has landed, by the tensors' names.
+            kind_of: Returns the kind of an array.
+        """
+        for name, inlet, _, length in self._followers:
+            source = kind_of(arrays[name]).outlet(arrays[name])
+            memory = inlet.memory(0, length)
+            memory[:] = source.read(0, length)
+            inlet.landed(0, length, memory)
+            inlet.finish()
+
+    def settle(self, value: Any) -> None:
+        """Hand what was loaded to those that hold more than arrays.
+
+        Their arrays are filled already; this is for what hooks, schedules and counters make of it.
+
+        Raises:
+            CheckpointError: They do not take it.
+        """
+        for holder in self._holders:
+            load = getattr(holder.object, "load_state_dict", None)
+            if load is None:
+                continue
+            try:
+                load(holder.state if self._is_partial else _part_of(value, holder.path))
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                msg = f"{type(holder.object).__name__}.load_state_dict() refuses what was loaded: {error}"
+                raise CheckpointError(msg) from error
+
+
+def _require_fit(leaf: Leaf, tensor: Tensor, extra: Mapping[str, Any]) -> None:
+    told = extra.get("shape", list(tensor.shape))
+    if not are_counts(told):
+        msg = f"tensor {tensor.name!r} has the shape {told!r:.200}"
+        raise FormatError(msg)
+    ours = leaf.facts.extra.get("shape", list(leaf.facts.shape))
+    if ours != told:
+        msg = f"shape {ours}, and {told} in the checkpoint"
+        raise OptionError(msg)
+    ours, told = leaf.facts.extra.get("dtype", leaf.facts.dtype), extra.get("dtype", tensor.dtype)
+    if ours != told:
+        msg = f"dtype {ours}, and {told!r:.200} in the checkpoint"
+        raise OptionError(msg)
+    if leaf.facts.length != tensor.length:
+        msg = f"tensor {tensor.name!r} has {tensor.length} bytes, which an array of shape {told} cannot have"
+        raise FormatError(msg)
+
+
+def _state_of(value: Any) -> Any:
+    """Return a module's state dict, whose tensors are the module's own; anything else as it is."""
+    state = getattr(value, "state_dict", None)
+    return state() if callable(state) and not isinstance(value, (Mapping, type)) else value
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return value.items()
+    if isinstance(value, (list, tuple)):
+        return zip(getattr(value, "_fields", range(len(value))), value, strict=True)
+    return ()
+
+
+def _part_of(value: Any, path: Path) -> Any:
+    for key in path:
+        value = getattr(value, key) if isinstance(value, tuple) and isinstance(key, str) else value[key]
+    return value
