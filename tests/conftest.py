@@ -6,6 +6,7 @@ Knows how long each server lives (the test run, or one test).  Must not know the
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +33,9 @@ for name in (
     "contract_lists",
 ):
     pytest.register_assert_rewrite(f"tests.{name}")
+
+# Triton's compiler and JAX's crash when they meet in one process; torch asks for the former, and no test needs it.
+sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
 
 # Time is never what a test is about, and machines can be busy.
 settings.register_profile("s3dlio", deadline=None)
