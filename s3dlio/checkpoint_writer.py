@@ -24,6 +24,7 @@ from s3dlio.errors import (
     CheckpointError,
     IncompleteCheckpointError,
     NotFoundError,
+    ObjectChangedError,
     OptionError,
     S3dlioError,
 )
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 #: A claim this old (seconds), without its manifest, is of a writer that has ended.
 _CLAIM_S = 60.0
+#: A claim is tried so often: it may be void, or just being replaced.
+_CLAIM_TRIES = 4
 _BYTES = (bytes, bytearray, memoryview, BytesView)
 
 
@@ -214,14 +217,17 @@ def _claim(reader: CheckpointReader, manifest: Manifest) -> None:
     """
     where = reader.at(names.claim_key(manifest.global_step))
     mine = json.dumps({"manifest": manifest.key, "wall_time": time.time()}).encode()
-    for _ in range(2):
+    for _ in range(_CLAIM_TRIES):
         try:
             api.put(where, mine, overwrite=False, content_type="application/json")
         except AlreadyExistsError:
             if not _is_void(reader, where, manifest):
                 continue
-        if bytes(api.get(where)) == mine or _names(api.get(where), manifest):
+        claim = _read_claim(where)
+        if claim == mine or json.dumps(manifest.key).encode() in claim:
             return
+        if claim:
+            break  # somebody has been quicker, or came later where the server refuses nothing
     holder = _manifest_in(where)
     msg = f"step {manifest.global_step} was saved by somebody else ({holder}); delete it first, or save another step"
     raise CheckpointError(msg, uri=reader.uri, operation="finalize")
@@ -232,7 +238,7 @@ def _is_void(reader: CheckpointReader, where: str, manifest: Manifest) -> bool:
     try:
         told = json.loads(bytes(api.get(where)))
         key, age = str(told["manifest"]), time.time() - float(told["wall_time"])
-    except NotFoundError:
+    except (NotFoundError, ObjectChangedError):
         return False
     except (ValueError, KeyError, TypeError):
         key, age = "", _CLAIM_S
@@ -243,8 +249,12 @@ def _is_void(reader: CheckpointReader, where: str, manifest: Manifest) -> bool:
     return False
 
 
-def _names(claim: BytesView, manifest: Manifest) -> bool:
-    return json.dumps(manifest.key).encode() in bytes(claim)
+def _read_claim(where: str) -> bytes:
+    """Return a claim; nothing while somebody else replaces it, which some servers do not do at once."""
+    try:
+        return bytes(api.get(where))
+    except (NotFoundError, ObjectChangedError):
+        return b""
 
 
 def _manifest_in(where: str) -> str:
