@@ -87,7 +87,7 @@ class Sender:
         self._error: BaseException | None = None
         self._started_at = datetime.now(UTC)
         if store.limits.free:
-            with self._all_or_nothing():
+            with self.all_or_nothing():
                 self._begin()
 
     @property
@@ -115,7 +115,7 @@ class Sender:
             BaseException: What an earlier part failed with. Nothing of the object is left.
         """
         carried = tuple(pieces)
-        with self._all_or_nothing():
+        with self.all_or_nothing():
             number = self._next_number(length)
             self._await_room()
             self._raise_failure()
@@ -128,10 +128,12 @@ class Sender:
         ticket: list[None] = []  # whoever takes it away, here or in the thread, sees to the end
 
         def job(work: Callable[[], None] = carry) -> None:
-            with contextlib.suppress(IndexError):
+            try:
                 ticket.pop()
-                work()
-                self._leave(done)
+            except IndexError:  # the other one saw to it
+                return
+            work()
+            self._leave(done)
 
         try:
             with self._changed:
@@ -149,8 +151,11 @@ class Sender:
             self._changed.notify_all()
 
     @contextlib.contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """See that nothing of the object is left, and nothing more is taken, when this fails."""
+    def all_or_nothing(self) -> Iterator[None]:
+        """Make that nothing of the object is left, and nothing more is taken, when what is within fails.
+
+        So does each method here for itself; the caller whose parts belong together, for what lies between them.
+        """
         try:
             yield
         except BaseException as error:
@@ -209,7 +214,7 @@ class Sender:
             BaseException: That. Nothing of the object is left.
         """
         if self._error is not None:
-            with self._all_or_nothing():
+            with self.all_or_nothing():
                 self._raise_failure()
 
     def wait(self) -> None:
@@ -218,7 +223,7 @@ class Sender:
         Raises:
             BaseException: What a part failed with. Nothing of the object is left.
         """
-        with self._all_or_nothing():
+        with self.all_or_nothing():
             self._settle()
             self._raise_failure()
 
@@ -243,7 +248,7 @@ class Sender:
         Raises:
             BaseException: It could not be made; nothing of it is left.
         """
-        with self._all_or_nothing():
+        with self.all_or_nothing():
             self._raise_failure()
             is_small = self._upload is None and length <= self._part_bytes
             info = self._put(pieces, length) if is_small else self._complete(pieces, length, summed)
@@ -295,9 +300,10 @@ def send_whole(store: Store, uri: Uri, data: memoryview, options: PutOptions, to
     size = part_size(len(data), limits)
     sender = Sender(store, uri, options, part_bytes=size, width=_WHOLE_IN_FLIGHT, parent=token)
     last = (len(data) - 1) // size * size
-    for start in range(0, last, size):
-        sender.send((data[start : start + size],), size)
-    sender.finish((data[last:],), len(data) - last)
+    with sender.all_or_nothing():
+        for start in range(0, last, size):
+            sender.send((data[start : start + size],), size)
+        sender.finish((data[last:],), len(data) - last)
 
 
 def part_size(length: int, limits: Limits) -> int:

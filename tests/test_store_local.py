@@ -18,7 +18,11 @@ import pytest
 
 import s3dlio
 from s3dlio import AccessDeniedError, NotFoundError, StoreError, UriError
+from s3dlio.cancel import CancellationToken
+from s3dlio.errors import IntegrityError
 from s3dlio.stores import local
+from s3dlio.stores.draft import Draft, FileUpload
+from s3dlio.uri import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,6 +122,17 @@ def test_a_failed_write_leaves_nothing_behind(
     assert (caught.value.uri, caught.value.operation) == (f"{root}x", "put")
     assert os.listdir(tmp_path) == ["x"]
     assert s3dlio.get(f"{root}x") == b"old"
+
+
+def test_a_file_of_another_length_gets_no_name(tmp_path: Path) -> None:
+    draft = Draft(parse(f"file://{tmp_path}/x"))
+    draft.write(0, [memoryview(b"abc")], CancellationToken())
+    upload = FileUpload(parse(f"file://{tmp_path}/x"), draft, overwrite=True)
+    with pytest.raises(IntegrityError, match="3 bytes, 4 were written"):
+        upload.complete(4, 1, CancellationToken())
+    assert not (tmp_path / "x").exists()
+    upload.abort()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_short_write_is_continued(root: str, monkeypatch: pytest.MonkeyPatch) -> None:

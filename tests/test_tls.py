@@ -6,8 +6,10 @@ The origin speaks TLS with a certificate of an authority made for the run; rclon
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import ssl
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -20,6 +22,8 @@ from s3dlio.fetch import Fetcher, Read
 from s3dlio.stores import close_stores, open_store
 from s3dlio.testing import S3Server
 from s3dlio.uri import parse
+from s3dlio.wire.channel import Timeouts
+from s3dlio.wire.client import tls_context
 from s3dlio.wire.connection import Connection
 from tests.reading import (
     CHUNK,
@@ -278,6 +282,19 @@ def test_cancelling_does_not_wait_for_a_handshake(mute_url: str) -> None:
 
 
 # -- a second opinion ---------------------------------------------------------------------------------
+
+
+def test_a_connection_lost_before_the_handshake_leaves_no_socket_open(ca: Ca) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = Connection(socket.socket(), Timeouts(5, 5, 5))
+        connection.connect(server.getsockname())
+        peer, _ = server.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()  # with a reset
+        with pytest.raises(ConnectionResetError):
+            connection.secure(tls_context(str(ca.ca_path)), "127.0.0.1")
+        connection.close()
+        gc.collect()  # an open socket would warn here, which is an error
 
 
 def test_rclone_over_tls(ca: Ca, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from s3dlio import (
     StoreTimeoutError,
     StoreUnavailableError,
     WriterOptions,
+    sender,
 )
 from s3dlio.errors import CancelledError, ForkError, IntegrityError
 from s3dlio.stores import multipart
@@ -480,6 +481,24 @@ def test_an_interrupted_call_aborts(small: FaultOrigin, monkeypatch: pytest.Monk
     for call in (lambda: writer.write(b"x"), writer.flush, writer.finalize):
         with pytest.raises(CancelledError, match="interrupted"):
             call()
+    nothing_is_left(small)
+
+
+def test_ctrl_c_between_the_parts_of_a_put_leaves_nothing(small: FaultOrigin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "_IN_PARTS_FROM", PART)
+    monkeypatch.setattr(sender, "part_size", lambda _length, _limits: PART)
+    send, sent = sender.Sender.send, []
+
+    def interrupted(this: sender.Sender, *args: Any, **kwargs: Any) -> None:
+        send(this, *args, **kwargs)
+        sent.append(this)
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sender.Sender, "send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        s3dlio.put(URI, BODY)
+    assert len(sent) == 2
     nothing_is_left(small)
 
 

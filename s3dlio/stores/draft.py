@@ -70,6 +70,7 @@ class Draft:
         if uri.key.endswith("/"):
             msg = "a file name cannot end in '/'"
             raise UriError(msg, uri=str(uri), operation="put")
+        self._uri = uri
         self._final = uri.key
         self._folder, name = os.path.split(uri.key)
         self._path = os.path.join(self._folder, f".{name[:_SHOWN_CHARS]}.{secrets.token_hex(8)}{TEMPORARY}")
@@ -89,10 +90,17 @@ class Draft:
             start += len(piece)
 
     def publish(self, length: int, *, overwrite: bool) -> os.stat_result:
-        """Give the file its name, once its ``length`` bytes are on the disk, and return its status."""
+        """Give the file its name, once its ``length`` bytes are on the disk, and return its status.
+
+        Raises:
+            IntegrityError: It has another length. It gets no name.
+        """
         self._settle(length)
         os.fsync(self._descriptor)
         status = os.fstat(self._descriptor)
+        if status.st_size != length:
+            msg = f"the file has {status.st_size} bytes, {length} were written"
+            raise IntegrityError(msg, uri=str(self._uri), operation="put")
         self._close()
         if overwrite:
             os.replace(self._path, self._final)
@@ -151,9 +159,6 @@ class FileUpload(Upload):
         token.check()
         with mapped(self._uri, "put"):
             status = self._draft.publish(length, overwrite=self._overwrite)
-        if status.st_size != length:
-            msg = f"the file has {status.st_size} bytes, {length} were written in {parts} parts"
-            raise IntegrityError(msg, uri=str(self._uri), operation="put")
         return ObjectInfo(length, etag=tag_of(status))
 
     def abort(self) -> None:

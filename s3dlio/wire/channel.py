@@ -138,6 +138,26 @@ class Channel:
         self._socket.close()
 
 
+class SecuredSocket(ssl.SSLSocket):
+    """A TLS socket that is closed if the connection is lost before TLS is spoken.
+
+    ``wrap_socket`` looks for the peer's name first, and otherwise leaves an open socket to the garbage collector.
+    """
+
+    def getpeername(self) -> Any:
+        """Return the peer's address.
+
+        Raises:
+            ConnectionResetError: There is no connection any more.
+        """
+        try:
+            return super().getpeername()
+        except OSError as error:
+            self.close()
+            msg = "the connection was lost before TLS was spoken"
+            raise ConnectionResetError(msg) from error
+
+
 def set_timeouts(sock: socket.socket, seconds: float) -> None:
     """Make blocking calls on ``sock`` fail after ``seconds`` without progress."""
     if isinstance(sock, ssl.SSLSocket) or sys.platform == "win32":

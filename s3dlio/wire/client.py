@@ -21,7 +21,7 @@ from s3dlio.cancel import CancellationToken
 from s3dlio.errors import OptionError
 from s3dlio.pace import Pace
 from s3dlio.perprocess import PerProcess
-from s3dlio.wire.channel import Origin, Timeouts
+from s3dlio.wire.channel import Origin, SecuredSocket, Timeouts
 from s3dlio.wire.connection import Connection
 
 #: How a connection that the server has closed fails; a send over TLS has ways of its own.
@@ -265,6 +265,7 @@ def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         msg = f"cannot read the certificate authorities in {ca_bundle}: {error}"
         raise OptionError(msg) from error
+    context.sslsocket_class = SecuredSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
