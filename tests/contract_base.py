@@ -47,6 +47,8 @@ class Backend:
     keeps_metadata: ClassVar[bool] = True
     #: put(overwrite=False) fails when the object exists.
     refuses_overwrite: ClassVar[bool] = True
+    #: Who reads while several write finds the old object or a new one, never none.
+    replaces_at_once: ClassVar[bool] = True
     #: A listing in a container that does not exist raises.
     misses_containers: ClassVar[bool] = True
     #: A put into a container that does not exist makes it.

@@ -85,9 +85,11 @@ class Checkpoints(Backend):
         assert same(s3dlio.load_checkpoint(f"{root}ckpt", keys="model.b"), {"model": {"b": state()["model"]["b"]}})
 
     def test_a_checkpoint_may_not_replace_another(self, root: str) -> None:
-        if not self.refuses_overwrite:
-            pytest.skip("the server always replaces")
         s3dlio.save_checkpoint(f"{root}ckpt", {"first": 1})
+        if not self.refuses_overwrite:
+            s3dlio.save_checkpoint(f"{root}ckpt", {"second": 2}, overwrite=False)
+            assert s3dlio.load_checkpoint(f"{root}ckpt") == {"second": 2}
+            return
         for value in ({"second": 2}, state()):
             for compress in (False, True):
                 with pytest.raises(AlreadyExistsError):

@@ -99,6 +99,7 @@ class TestRclone(_S3):
     """rclone's server, which keeps objects as files and checks signatures."""
 
     refuses_overwrite = False  # the server ignores If-None-Match
+    replaces_at_once = False  # the server's file may be gone for a moment
     has_flat_keys = False  # the server keeps objects as files
     has_markers = False  # the server takes the slash off
     several_pages = 1005
