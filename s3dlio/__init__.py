@@ -151,8 +151,8 @@ _AWAITABLE = (
 )  # fmt: skip
 _ERRORS = (
     "AccessDeniedError", "AlreadyExistsError", "CancelledError", "CheckpointError", "ClosedError", "ForkError",
-    "FormatError", "IncompleteCheckpointError", "IntegrityError", "NotFoundError", "NpzError", "ObjectChangedError", "OptionError", "RangeError",
-    "S3dlioError", "StoreError", "StoreTimeoutError", "StoreUnavailableError", "TFRecordError", "UriError",
+    "FormatError", "IncompleteCheckpointError", "IntegrityError", "NotFoundError", "NpzError", "ObjectChangedError",
+    "OptionError", "RangeError", "S3dlioError", "StoreError", "StoreTimeoutError", "StoreUnavailableError", "TFRecordError", "UriError",
 )  # fmt: skip
 
 _ORIGINAL = (

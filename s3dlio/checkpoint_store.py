@@ -149,6 +149,8 @@ class CheckpointStore:
     def async_save(self, name: str | None = None, data: Any = None, **options: Any) -> Future[Any]:
         """Save as :meth:`save` does, from a copy of the value, while the caller goes on.
 
+        A program that ends meanwhile breaks the save off, and nothing of it is left: wait for ``result()`` first.
+
         Returns:
             A future of what :meth:`save` returns. Its failure is raised by ``result()``.
 

@@ -272,6 +272,9 @@ def save_distributed_shard(
 ) -> dict[str, Any]:
     """Save one rank's shard under a name of your own; nothing counts before :func:`finalize_distributed_checkpoint`.
 
+    A name that a finished checkpoint uses is overwritten, and that checkpoint is then no longer whole: to keep the
+    last one until the next is finished, put the step into the names, or use :class:`s3dlio.CheckpointStore`.
+
     Args:
         uri: The shard's object, another one for each rank.
         shard_data: What :func:`s3dlio.save_checkpoint` takes.

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3dlio.api import current_token, store_of
 from s3dlio.checkpoint.kinds import Inlet, Kind, NumPyKind
-from s3dlio.checkpoint.layout import arrange, pack_header
+from s3dlio.checkpoint.layout import arrange
 from s3dlio.checkpoint.loading import Source
-from s3dlio.checkpoint.saving import Contents, Saved, send
+from s3dlio.checkpoint.saving import Contents, Saved, send, whole_file
 from s3dlio.checkpoint.selection import Choice, arrays_of, shown, walk_arrays
 from s3dlio.checkpoint.target import SavedArray, Target
 from s3dlio.checkpoint.tree import bytes_in, put_together, take_apart
-from s3dlio.checksums import crc32c
 from s3dlio.errors import CheckpointError, FormatError, IntegrityError, OptionError, S3dlioError, suggest
 from s3dlio.formats.compression import compressor
 from s3dlio.outflow import Outflow
@@ -51,14 +50,15 @@ def save_checkpoint(
     """Save a value to one file, whole or not at all.
 
     Tensors are sent from their own memory, several parts at once (from a device through pinned memory, a part
-    at a time); no copy is made, but of arrays that are not contiguous. The file is in the safetensors layout: one that holds a dict of
-    tensors opens with the ``safetensors`` library. Every tensor is saved with its CRC-32C.
+    at a time); no copy is made, but of arrays that are not contiguous. The file is in the safetensors layout: one
+    that holds a dict of tensors opens with the ``safetensors`` library. Every tensor is saved with its CRC-32C.
 
     Args:
         uri: The file, exactly here; a local path will do.
         data: Dicts, lists, tuples, named tuples, sets, numbers, text, bytes, ``None``, and arrays of torch, JAX and
             NumPy (of any dtype, bfloat16 and float8 too). Arrays that are the same memory stay one array.
-        compress: Compress the file as a whole (zstd). Parts of it can then not be loaded by themselves.
+        compress: Compress the file as a whole (zstd). Parts of it can then not be loaded by themselves. Tensors are
+            read twice, 16 MiB at a time, since their sums come before their bytes.
         overwrite: ``False`` refuses to replace a file.
         allow_pickle: Pickle what is none of the above. Loading it needs the same, and trust.
         progress: ``True`` for a bar on a terminal, or a function of (bytes done, bytes in all).
@@ -133,21 +133,18 @@ def kind_of(name: str) -> Kind:
 
 def _send_compressed(where: Uri, contents: Contents, options: PutOptions, tell: Tell) -> dict[str, Any]:
     """Send a file through a compressor: one stream, so one part after the other."""
-    plain = _plain_file(contents)
-    total = sum(len(piece) for piece in plain)
+    store = store_of(where)
+    total, plain = whole_file(contents, store.limits)
     stream = compressor("zstd")
     outflow = Outflow(
-        store_of(where), where, options,
-        part_bytes=DEFAULT_PART_BYTES, width=_COMPRESSED_IN_FLIGHT, parent=current_token(),
-    )  # fmt: skip
+        store, where, options, part_bytes=DEFAULT_PART_BYTES, width=_COMPRESSED_IN_FLIGHT, parent=current_token()
+    )
     try:
         done = 0
         for piece in plain:
-            for at in range(0, len(piece), DEFAULT_PART_BYTES):
-                step = piece[at : at + DEFAULT_PART_BYTES]
-                outflow.write(memoryview(stream.compress(step)))
-                done += len(step)
-                tell(done, total)
+            outflow.write(memoryview(stream.compress(piece)))
+            done += len(piece)
+            tell(done, total)
         outflow.write(memoryview(stream.flush()))
         sent = outflow.close()
     except BaseException as error:
@@ -155,13 +152,6 @@ def _send_compressed(where: Uri, contents: Contents, options: PutOptions, tell: 
         raise
     checksum = f"crc32c:{sent.crc32c:08x}"
     return {"uri": str(where), "size": sent.total_bytes, "etag": sent.etag, "checksum": checksum}
-
-
-def _plain_file(contents: Contents) -> list[memoryview]:
-    pairs = zip(contents.tensors, contents.outlets, strict=True)
-    memories = [outlet.read(0, tensor.length) for tensor, outlet in pairs]
-    header = pack_header(contents.tensors, contents.tree, contents.framework, [crc32c(piece) for piece in memories])
-    return [memoryview(header), *memories]
 
 
 def snapshot(data: Any, *, allow_pickle: bool = False) -> Any:

@@ -27,6 +27,7 @@ from hypothesis.extra import numpy as hnp
 
 import s3dlio
 from s3dlio import AlreadyExistsError, CheckpointError, CheckpointStore, OptionError
+from s3dlio.checkpoint.kinds import HostOutlet
 from s3dlio.errors import FormatError
 from tests.contract_base import blob
 from tests.contract_checkpoints import same
@@ -311,6 +312,20 @@ def test_the_checksum_is_that_of_the_file(tmp_path: Path) -> None:
             told = s3dlio.save_checkpoint(tmp_path / "x", {"x": np.frombuffer(blob(size), np.uint8)}, compress)
             data = (tmp_path / "x").read_bytes()
             assert (told["size"], told["checksum"]) == (len(data), f"crc32c:{crc32c(data):08x}")
+
+
+def test_a_compressed_file_is_the_plain_one_and_made_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = {"x": np.frombuffer(blob(40 * MIB), np.uint8), "y": np.arange(7), "z": torch.ones(5)}
+    s3dlio.save_checkpoint(URI, value)
+    plain = bytes(s3dlio.get(URI))
+    taken: list[int] = []
+    read = HostOutlet.read
+    monkeypatch.setattr(
+        HostOutlet, "read", lambda this, low, high: (taken.append(high - low), read(this, low, high))[1]
+    )
+    s3dlio.save_checkpoint(f"{URI}.zst", value, compress=True)
+    assert s3dlio.get(f"{URI}.zst", decompress=True) == plain
+    assert max(taken) <= 16 * MIB
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

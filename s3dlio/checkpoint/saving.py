@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from s3dlio.buffers import KIB, POOL, bytes_of
@@ -100,6 +100,15 @@ def send(
     return Saved(info, combine_crc32c([(part.crc32c, part.length) for part in sent]))
 
 
+def whole_file(contents: Contents, limits: Limits) -> tuple[int, Iterator[memoryview]]:
+    """Return the length of a checkpoint's file, and its bytes in their order, of which a part at a time is held.
+
+    Every tensor is read twice: for its sum, which the header holds, and to be handed out.
+    """
+    job = _Job(contents, limits)
+    return job.size, job.in_order()
+
+
 def _abort(upload: Upload, error: BaseException) -> None:
     try:
         upload.abort()
@@ -133,6 +142,13 @@ class _Job:
             pieces.append(_Piece(number, crc32c(target), tensor.length))
         memory[:at] = self._summed([pieces])
         return Saved(store.put(uri, memory, options, token), crc32c(memory))
+
+    def in_order(self) -> Iterator[memoryview]:
+        """Yield the file's bytes, from the first one on."""
+        summed = [self._gather(number)[1] for number in range(self.count)]
+        self._header = self._summed(summed)
+        for number, known in enumerate(summed):
+            yield from self._gather(number, known)[0]
 
     def send_header_last(self, upload: Upload, token: CancellationToken, tell: Tell) -> list[_Sent]:
         """Send the parts, several at once, and sum them on the way; those with the header last."""
