@@ -120,26 +120,20 @@ _CODECS = {
     ),
     "lz4": _Codec((".lz4",), (0, 16), 0, _Lz4Compressor, _lz4_expander, lambda: (RuntimeError,), _STEP_BYTES),
 }  # fmt: skip
+_OF_EXTENSION = {extension: name for name, codec in _CODECS.items() for extension in codec.extensions}
 #: What compression may be called.
 COMPRESSIONS = ("none", *_CODECS)
 
 
 def codec_of_name(key: str) -> str:
     """Return the compression that the extension of a key means; ``none`` for an unknown one."""
-    name = key.lower()
-    for codec, facts in _CODECS.items():
-        if name.endswith(facts.extensions):
-            return codec
-    return "none"
+    return _OF_EXTENSION.get(key[key.rfind(".") :].lower(), "none")
 
 
 def plain_name(key: str) -> str:
     """Return a key without the extension that means compression."""
-    for facts in _CODECS.values():
-        for extension in facts.extensions:
-            if key.lower().endswith(extension):
-                return key[: -len(extension)]
-    return key
+    dot = key.rfind(".")
+    return key[:dot] if key[dot:].lower() in _OF_EXTENSION else key
 
 
 def packed_name(key: str, codec: str) -> str:

@@ -82,8 +82,8 @@ class Codec(NamedTuple):
 
 def format_of_name(key: str) -> str:
     """Return the format that the extension of a key means, before one of compression; ``raw`` for an unknown one."""
-    name = plain_name(key).lower()
-    return _EXTENSIONS.get(name[name.rfind(".") :], "raw") if "." in name else "raw"
+    name = plain_name(key)
+    return _EXTENSIONS.get(name[name.rfind(".") :].lower(), "raw")
 
 
 def make_codec(format: str, key: str | None) -> Codec:  # noqa: A002 - the contract's name
