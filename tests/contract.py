@@ -75,7 +75,7 @@ class Life(Backend):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(200)
         assert failures == []
 
     def test_a_pickled_store_opens_anew(self, root: str) -> None:

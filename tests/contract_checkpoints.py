@@ -157,7 +157,7 @@ class Checkpoints(Backend):
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(60)
+                thread.join(200)
         else:
             for time in when:
                 finish(time)

@@ -230,7 +230,7 @@ class Streams(Backend):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(200)
         assert failures == []
         assert [view for _, view in s3dlio.get_many([f"{root}{n}" for n in range(3)])] == [body()] * 3
 

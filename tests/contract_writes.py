@@ -201,7 +201,7 @@ def _at_once(works: list[Any]) -> None:
 
     def run(work: Any) -> None:
         try:
-            barrier.wait(10)
+            barrier.wait(60)
             work()
         except BaseException as error:  # noqa: BLE001 - shown by the assertion below
             failures.append(error)
@@ -210,5 +210,5 @@ def _at_once(works: list[Any]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(200)
     assert failures == []

@@ -45,8 +45,8 @@ def impatient(endpoint_url: str, **changes: Any) -> StoreOptions:
         "access_key_id": "AKIDEXAMPLE",
         "secret_access_key": "example-secret",
         "region": "us-east-1",
-        "connect_timeout_s": 5.0,
-        "read_timeout_s": 5.0,
+        "connect_timeout_s": 30.0,
+        "read_timeout_s": 30.0,
         "retry_base_s": 0.001,
         "retry_max_s": 0.01,
     }

@@ -35,6 +35,7 @@ from s3dlio.errors import (
 )
 from s3dlio.loader_options import PyLoaderOptions
 from s3dlio.options import StoreOptions
+from tests.patience import SOON_S, eventually
 from tests.reading import impatient
 from tests.servers.fault_kinds import Latency, StallHead, s3_error
 from tests.servers.faults import FaultOrigin
@@ -88,13 +89,6 @@ both_loops = pytest.mark.parametrize("take", [take_in_for, take_in_async_for], i
 
 def samples(batches: list[Any]) -> list[bytes]:
     return [bytes(view) for batch in batches for view in batch]
-
-
-def eventually(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20.0
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def all_idle() -> bool:
@@ -341,7 +335,7 @@ def test_a_batch_that_does_not_come_in_time_is_an_error(stored: FaultOrigin, tak
     began = time.monotonic()
     with pytest.raises(StoreTimeoutError, match=r"no batch came within 0.2 s"):
         take(loader)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < SOON_S
     eventually(all_idle)
     eventually(lambda: quiet(stored))
 
@@ -375,7 +369,7 @@ def test_cancelling_stops_promptly_from_any_thread(stored: FaultOrigin, take: Ta
     with pytest.raises(CancelledError):
         take(loader)
     timer.join()
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < SOON_S
     eventually(all_idle)
     with pytest.raises(CancelledError):  # for good
         take(loader)
@@ -415,7 +409,7 @@ def test_leaving_a_loop_does_not_wait_for_a_stalled_read(stored: FaultOrigin) ->
     began = time.monotonic()
     for _batch in loader:
         break
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < SOON_S
     eventually(all_idle)
 
 
@@ -498,7 +492,7 @@ def test_cancelling_the_task_stops_the_reading(stored: FaultOrigin, caplog: pyte
 
     began = time.monotonic()
     asyncio.run(main())
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < SOON_S
     eventually(all_idle)
     eventually(lambda: quiet(stored))
     assert not caplog.records

@@ -246,7 +246,7 @@ def test_threads_never_get_the_same_memory() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(200)
     assert mixed == []
 
 

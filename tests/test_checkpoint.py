@@ -31,6 +31,7 @@ from s3dlio.checkpoint.kinds import HostOutlet
 from s3dlio.errors import FormatError
 from tests.contract_base import blob
 from tests.contract_checkpoints import same
+from tests.patience import PROGRAM_S
 from tests.reading import impatient, verbs_with
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ torch.distributed.destroy_process_group()
 
 def test_a_part_of_a_tensor_is_refused_and_named() -> None:
     command = [sys.executable, "-W", "ignore", "-c", _SHARDED]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    told = subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM_S, check=True).stdout
     assert "model.here" in told
     assert "DTensor" in told
 
@@ -714,7 +715,7 @@ print(saved, memory("VmHWM") - before)
 def test_a_model_is_saved_and_loaded_in_its_own_memory(tmp_path: Path, mib: int) -> None:
     """Not through tmpfs, whose files do not count as the process's own."""
     command = [sys.executable, "-c", _PEAK, str(mib), f"{tmp_path}/"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=170, env=dict(os.environ))
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PROGRAM_S, env=dict(os.environ))
     saved, loaded = map(int, done.stdout.split())
     assert max(saved, loaded) < (128 if mib == 256 else 256)
 

@@ -36,6 +36,7 @@ from s3dlio.checkpoint import manifest as names
 from s3dlio.errors import FormatError
 from tests.contract_base import blob, in_child, unique
 from tests.contract_checkpoints import same
+from tests.patience import PROGRAM_S
 from tests.reading import impatient, verbs_with
 from tests.servers.faults import Midway, ResetInBody, ResetInHead, ShortBody, Status, s3_error
 
@@ -330,7 +331,7 @@ def _compete(root: str, folder: Path, count: int = 4) -> list[int]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(200)
     outcomes = sorted(path.name.split("-") for path in folder.iterdir())
     assert len(outcomes) == count
     return [int(number) for number, won in outcomes if won == "True"]
@@ -548,7 +549,7 @@ def _kill_once(root: str, env: dict[str, str], work: tuple[str, str, str], delay
     assert process.stdout.readline() == "ready\n"
     time.sleep(delay_s)
     process.kill()
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=PROGRAM_S)
     return [int(line) for line in said.splitlines(keepends=True) if line.endswith("\n")]
 
 
@@ -557,7 +558,7 @@ def _sweep(store: CheckpointStore, where: str) -> bool:
 
     Again for a while: a server still carries out what it was asked for by one who is dead.
     """
-    gone, end = store.gc(0), time.monotonic() + 10
+    gone, end = store.gc(0), time.monotonic() + 60
     while _there(store) - _known(store, where) and time.monotonic() < end:
         time.sleep(0.1)
         gone += store.gc(0)
@@ -623,7 +624,7 @@ assert [info.step for info in store.list()] == [1]
 
 def test_a_full_disk_leaves_the_one_before(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _FULL, str(tmp_path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PROGRAM_S)
     assert len(done.stdout.splitlines()) == 2
     assert "shards/ckpt-2-" in done.stdout
     assert [path for path in tmp_path.rglob("*") if "ckpt-2" in path.name and path.is_file()] == []

@@ -24,6 +24,7 @@ from s3dlio import FormatError, OptionError, WriterOptions
 from s3dlio.formats import compression
 from s3dlio.tfrecords import TFRecordWriter
 from tests.contract_base import blob, unique
+from tests.patience import PROGRAM_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -221,7 +222,7 @@ def test_a_bomb_is_refused_in_little_memory(codec: str, tmp_path: Path) -> None:
     count = {"zstd": 128, "gzip": 16, "lz4": 16}[codec]
     bomb.write_bytes(b"".join([*(stream.compress(zeros) for _ in range(count)), stream.flush()]))
     done = subprocess.run(
-        [sys.executable, "-c", _BOMB, str(bomb), codec], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", _BOMB, str(bomb), codec], check=True, capture_output=True, text=True, timeout=PROGRAM_S
     )
     assert int(done.stdout) < 200  # MiB; there are 64 KiB of zstd
 

@@ -19,6 +19,7 @@ from s3dlio import AccessDeniedError, AlreadyExistsError, ObjectStore, OptionErr
 from s3dlio.retry import RetryPolicy
 from tests.contract import StoreContract
 from tests.contract_base import unique
+from tests.patience import PROGRAM_S
 
 if TYPE_CHECKING:
     from s3dlio.testing import S3Server
@@ -170,7 +171,7 @@ class TestRclone(_S3):
                 check=True,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=PROGRAM_S,
             )
             assert int(done.stdout) < _LARGE_MIB + 16
 

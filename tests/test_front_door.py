@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import s3dlio
+from tests.patience import PROGRAM_S
 
 _SOURCE = Path(s3dlio.__file__)
 _HEAVY = ("torch", "jax", "tensorflow", "boto3", "botocore", "obstore", "fsspec", "google.auth", "azure", "asyncio")
@@ -23,7 +24,9 @@ _VERBS = ("get", "get_range", "get_into", "get_many", "get_many_stats", "stat", 
 
 def _fresh(program: str) -> str:
     """Runs a program in a new interpreter and returns what it prints."""
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=PROGRAM_S
+    )
     return done.stdout.strip()
 
 

@@ -34,6 +34,7 @@ from s3dlio.formats.example import encode_example
 from s3dlio.stacking import stack
 from s3dlio.testing import S3Server
 from s3dlio.tfrecords import TFRecordWriter
+from tests.patience import PROGRAM_S, eventually
 
 _CHILD = "S3DLIO_TEST_HAS_JAX"
 if TYPE_CHECKING or _CHILD in os.environ:
@@ -184,13 +185,6 @@ def over_data(*shape: int) -> Any:
     """Return a sharding of the first axis over the first axis of a mesh."""
     devices = np.array(jax.devices()[: int(np.prod(shape))]).reshape(shape)
     return NamedSharding(Mesh(devices, ("data", "model")[: len(shape)]), P("data"))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 # -- batches ------------------------------------------------------------------------------------------
@@ -474,7 +468,7 @@ def test_batches_are_made_ahead_and_no_more_than_told() -> None:
     source = S3JaxIterable(put_numbers(here()), batch_size=5, transform=count, prefetch_to_device=3)
     batches = iter(source)
     assert numbers([next(batches)]) == [0, 1, 2, 3, 4]
-    until(lambda: len(made) == 5 * 5)  # in use, three that are ready, and one
+    eventually(lambda: len(made) == 5 * 5)  # in use, three that are ready, and one
     time.sleep(0.05)
     assert len(made) == 25
     assert set(made) == {"s3dlio-reader"}
@@ -493,7 +487,7 @@ def test_transfers_begin_before_they_are_asked_for() -> None:
     relay = Relay((n for n in range(10)), lambda n: begun.append(n) or n, 2, CancellationToken())
     batches = iter(relay)
     assert next(batches) == 0
-    until(lambda: relay._drawn.qsize() + len(relay._ready) == 3)
+    eventually(lambda: relay._drawn.qsize() + len(relay._ready) == 3)
     assert next(batches) == 1
     assert begun == [0, 1, 2, 3]
     assert list(batches) == list(range(2, 10))
@@ -513,7 +507,7 @@ def test_an_iteration_that_is_dropped_stops_its_thread() -> None:
     batches = iter(Relay(source(), str, 2, CancellationToken(CREW.get().token)))
     assert next(batches) == "0"
     del batches
-    assert ended.wait(10)
+    assert ended.wait(60)
 
 
 @in_jax
@@ -770,5 +764,5 @@ def test_without_jax_the_room_says_what_to_install() -> None:
         except ModuleNotFoundError as error:
             print(error.name, error)
     """)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PROGRAM_S, check=True)
     assert done.stdout == "jax this part of s3dlio needs JAX: pip install 's3dlio[jax]'\n"

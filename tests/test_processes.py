@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.patience import eventually
 from tests.reading import random_bytes
 from tests.servers.fault_kinds import Latency, Stall, StallHead
 from tests.servers.faults import FaultOrigin
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-HANG_S = 30
+HANG_S = 150
 BIG = random_bytes((17 << 20) + 5)  # three ranges
 COUNT = 40
 
@@ -87,7 +88,7 @@ def busy():
     return [thread for thread in CREW.get()._threads if thread.is_alive()], len(CREW.get()._idle)
 
 def all_idle():
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (state := busy()) and len(state[0]) != state[1]:
         if time.monotonic() > deadline:
             faulthandler.dump_traceback()
@@ -156,13 +157,6 @@ def run(full: FaultOrigin, tmp_path: Path) -> Iterator[Callable[[str], Program]]
     yield run
     for program in programs:
         program.kill()
-
-
-def _eventually(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + HANG_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # -- forks --------------------------------------------------------------------------------------------
@@ -406,7 +400,7 @@ def test_an_interpreter_ends_in_spite_of_reads(
     full.plan_all(*[StallHead(60.0), Stall(10, 60.0)] * 500)
     text = textwrap.dedent(unfinished) + f"while not os.path.exists('go'):\n    time.sleep(0.01)\nsys.exit({code})\n"
     program = run(text)
-    _eventually(lambda: full.requests)
+    eventually(lambda: full.requests)
     (_folder_of(program) / "go").touch()
     program.end(code)
 
@@ -471,7 +465,7 @@ def test_ctrl_c_ends_a_read_at_once(run: Callable[[str], Program], full: FaultOr
             time.sleep(0.01)
         use_all("after")
     """)
-    _eventually(lambda: full.requests)
+    eventually(lambda: full.requests)
     time.sleep(0.2)
     program.process.send_signal(signal.SIGINT)
     assert program.process.stdout is not None
@@ -524,7 +518,7 @@ def test_a_signal_handler_may_cancel(run: Callable[[str], Program], full: FaultO
             print("cancelled")
         all_idle()
     """)
-    _eventually(lambda: full.requests)
+    eventually(lambda: full.requests)
     time.sleep(0.2)
     program.process.terminate()
     assert program.end() == "cancelled\n"

@@ -23,6 +23,7 @@ from s3dlio.fetch import Fetcher, Read
 from s3dlio.perprocess import PerProcess
 from s3dlio.stores import open_store
 from s3dlio.uri import parse
+from tests.patience import eventually
 from tests.reading import CHUNK, impatient, random_bytes, verbs_with
 from tests.servers.fault_kinds import ResetInHead, Stall, StallHead, s3_error
 
@@ -44,13 +45,6 @@ def fetcher(origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fe
     options = impatient(origin.endpoint_url, chunk_size=CHUNK, min_split_size=CHUNK, read_timeout_s=60.0)
     with verbs_with(monkeypatch, options):
         yield Fetcher(open_store(URIS[0], options), token=CancellationToken())
-
-
-def _eventually(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20.0
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def _all_idle() -> bool:
@@ -89,8 +83,8 @@ def test_a_token_stops_reads_from_another_thread(
     with pytest.raises(CancelledError):
         read(fetcher)
     timer.join()
-    _eventually(_all_idle)
-    _eventually(lambda: _quiet(origin))
+    eventually(_all_idle)
+    eventually(lambda: _quiet(origin))
     with pytest.raises(CancelledError):  # it stays cancelled
         read(fetcher)
     origin._plan_all.clear()
@@ -115,8 +109,8 @@ def test_a_dropped_iterator_stops_its_readers(origin: FaultOrigin, fetcher: Fetc
             next(it)
         del it
         gc.collect()
-        _eventually(_all_idle)
-        _eventually(lambda: _quiet(origin))
+        eventually(_all_idle)
+        eventually(lambda: _quiet(origin))
         assert len(origin.requests) < 1000
 
 
@@ -125,14 +119,14 @@ def test_a_dropped_iterator_does_not_wait_for_a_stalled_read(origin: FaultOrigin
     it = fetcher.stream(READS, ordered=False)
     next(it)
     it.close()  # type: ignore[attr-defined]
-    _eventually(_all_idle)
+    eventually(_all_idle)
 
 
 def test_a_stream_that_is_cancelled_while_its_readers_rest_ends(origin: FaultOrigin, fetcher: Fetcher) -> None:
     assert fetcher._token is not None
     it = fetcher.stream(READS, budget_bytes=1)
     next(it)
-    _eventually(_all_idle)  # no room: they have gone to rest
+    eventually(_all_idle)  # no room: they have gone to rest
     fetcher._token.cancel()
     with pytest.raises(CancelledError):
         list(it)
@@ -145,14 +139,14 @@ def test_a_failure_does_not_wait_for_stalled_neighbours(origin: FaultOrigin, fet
         with pytest.raises(NotFoundError) as caught:
             read(fetcher)
         assert caught.value.uri == URIS[1]
-        _eventually(_all_idle)
+        eventually(_all_idle)
 
 
 def test_a_failed_part_does_not_wait_for_stalled_ones(origin: FaultOrigin, fetcher: Fetcher) -> None:
     origin.plan("/bucket/big", None, *[StallHead(60.0)] * 5, s3_error(404, "NoSuchKey"), *[StallHead(60.0)] * 50)
     with pytest.raises(NotFoundError):
         fetcher.read(Read(parse(BIG)))
-    _eventually(_all_idle)
+    eventually(_all_idle)
 
 
 def test_a_cancelled_task_ends_when_its_work_has_ended(caplog: pytest.LogCaptureFixture) -> None:
@@ -172,7 +166,7 @@ def test_a_cancelled_task_ends_when_its_work_has_ended(caplog: pytest.LogCapture
         assert ended.is_set()
 
     asyncio.run(main())
-    _eventually(_all_idle)
+    eventually(_all_idle)
     assert not caplog.records  # as of a loop that is closed already
 
 
@@ -211,7 +205,7 @@ def test_a_cancelled_token_takes_no_more_work() -> None:
 def test_threads_are_used_again() -> None:
     token = CancellationToken()
     map_all(lambda *_: None, range(20), 6, token)
-    _eventually(_all_idle)
+    eventually(_all_idle)
     before = threading.active_count()
     for _ in range(2000):
         map_all(lambda *_: None, range(20), 6, token)
@@ -220,13 +214,13 @@ def test_threads_are_used_again() -> None:
 
 def test_each_job_has_a_thread_at_once() -> None:
     # Were one of them to wait for the thread of another, none would come together.
-    crew, together = CREW.get(), threading.Barrier(40, timeout=20)
+    crew, together = CREW.get(), threading.Barrier(40, timeout=90)
     for _ in range(3):
         met = []
         for _ in range(39):
             crew.start(lambda met=met: met.append(together.wait()))
         met.append(together.wait())
-        _eventually(lambda met=met: len(met) == 40)
+        eventually(lambda met=met: len(met) == 40)
 
 
 def test_a_thread_that_is_not_needed_goes_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,9 +229,9 @@ def test_a_thread_that_is_not_needed_goes_home(monkeypatch: pytest.MonkeyPatch) 
     for _ in range(20):
         done.clear()
         crew.start(done.set)
-        assert done.wait(20)
+        assert done.wait(90)
         time.sleep(0.002)
-    _eventually(lambda: not crew._threads)
+    eventually(lambda: not crew._threads)
     assert not crew._idle
 
 
@@ -266,14 +260,14 @@ def test_failing_reads_leak_no_files(origin: FaultOrigin, fetcher: Fetcher) -> N
         return len(os.listdir("/proc/self/fd"))
 
     fetcher.read_all(READS)
-    _eventually(_all_idle)
+    eventually(_all_idle)
     before = files()
     for _ in range(2):
         origin.plan_all(*[ResetInHead(5)] * 2000)
         with pytest.raises(StoreError):
             fetcher.read_all(READS)
         origin._plan_all.clear()
-    _eventually(lambda: origin.open_connections <= 70)
+    eventually(lambda: origin.open_connections <= 70)
     assert files() <= before + 140  # the idle ones, and the origin's ends of them
 
 
@@ -288,8 +282,8 @@ def test_a_failure_lets_the_memory_go(origin: FaultOrigin, fetcher: Fetcher) -> 
         with pytest.raises(NotFoundError) as caught:
             fetcher.read(Read(parse(BIG)))
         del caught
-        _eventually(_all_idle)
+        eventually(_all_idle)
         # Back on the shelf, without help from the garbage collector.
-        _eventually(lambda: POOL.free_bytes() >= 40 * CHUNK)
+        eventually(lambda: POOL.free_bytes() >= 40 * CHUNK)
     finally:
         gc.enable()

@@ -23,6 +23,7 @@ from s3dlio.errors import IntegrityError
 from s3dlio.stores import local
 from s3dlio.stores.draft import Draft, FileUpload
 from s3dlio.uri import parse
+from tests.patience import PROGRAM_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +98,7 @@ def test_an_object_is_on_the_disk_before_it_is_in_its_place(root: str, monkeypat
 
 def test_a_writer_killed_on_the_way_leaves_the_old_object(root: str, tmp_path: Path) -> None:
     s3dlio.put(f"{root}x", b"old")
-    ended = subprocess.run([sys.executable, "-c", _KILLED, f"{root}x"], check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", _KILLED, f"{root}x"], check=False, timeout=PROGRAM_S)
     assert ended.returncode == -signal.SIGKILL
     assert len(os.listdir(tmp_path)) == 2
     assert s3dlio.get(f"{root}x") == b"old"

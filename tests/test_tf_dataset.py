@@ -21,6 +21,7 @@ from s3dlio.buffers import POOL
 from s3dlio.errors import FormatError, NotFoundError, OptionError
 from s3dlio.testing import S3Server
 from tests import tf_process
+from tests.patience import eventually
 from tests.tf_process import HAS_TF, in_tf
 
 if TYPE_CHECKING or HAS_TF:
@@ -85,13 +86,6 @@ def image(number: int) -> Any:
 
 def numbers(batches: Any) -> list[int]:
     return [int(row[0]) for batch in batches for row in batch]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 # -- elements and their spec --------------------------------------------------------------------------
@@ -373,7 +367,7 @@ def test_several_iterators_at_once() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(200)
     assert threads_saw == 4 * [list(range(COUNT))]
 
 
@@ -390,7 +384,7 @@ def test_elements_are_made_ahead_and_not_many() -> None:
     iterator = iter(put_counting(here(), seen))
     del seen[:]  # the first one tells what the elements are
     next(iterator)
-    until(lambda: len(seen) >= 2)
+    eventually(lambda: len(seen) >= 2)
     time.sleep(0.05)
     assert len(seen) <= 4  # in use, ready, and one that waits to be
 
@@ -406,7 +400,7 @@ def test_an_iterator_that_is_dropped_stops_its_readers(ahead: int) -> None:
         next(iterator)
     del iterator
     drawn = len(seen)
-    until(lambda: threading.active_count() <= before + 128)
+    eventually(lambda: threading.active_count() <= before + 128)
     time.sleep(0.05)
     assert len(seen) <= drawn + 2
     assert len(seen) < 20

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PROGRAM_S
+
 _BEGIN = """
 import os, signal, sys, threading, time
 import numpy as np
@@ -35,7 +37,7 @@ dataset = dataset.map(lambda batch: batch + 1).prefetch(8)
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs a program; it must end by itself."""
     command = [sys.executable, "-c", program, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM_S, check=False)
 
 
 @pytest.mark.parametrize(

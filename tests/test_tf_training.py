@@ -21,6 +21,7 @@ import s3dlio
 from s3dlio.errors import OptionError
 from s3dlio.testing import S3Server
 from tests import tf_process
+from tests.patience import PROGRAM_S
 from tests.tf_process import HAS_TF, in_tf
 
 if TYPE_CHECKING or HAS_TF:
@@ -352,6 +353,6 @@ def test_a_state_is_taken_up_by_another_program(root: str) -> None:
     """)
     given = [uri, json.dumps(source.state_dict(batches=6)), json.dumps(SETTINGS)]
     command = [sys.executable, "-c", program, *given]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=80, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert seen + json.loads(done.stdout) == numbers(make_tf_dataset(uri, **SETTINGS))

@@ -38,6 +38,7 @@ from s3dlio.tfrecords import (
     read_tfrecord_index,
 )
 from tests.contract_base import in_child
+from tests.patience import PROGRAM_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -507,5 +508,7 @@ def test_a_terminal_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_importing_it_loads_no_checksums() -> None:
     program = "import s3dlio.tfrecords, sys; print('awscrt' in sys.modules, 'tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=PROGRAM_S
+    )
     assert done.stdout.strip() == "False False"

@@ -31,6 +31,7 @@ from s3dlio.tfrecords import (
 )
 from s3dlio.uri import parse
 from tests.contract_base import unique
+from tests.patience import PROGRAM_S
 from tests.reading import PATH, URI, impatient, requests_for
 from tests.servers.faults import ChangeContent, FaultOrigin, ResetInBody
 
@@ -110,7 +111,7 @@ assert create_tfrecord_index(uri) == 1500
 print((peak() - before) // 1024)
 """
     command = [sys.executable, "-c", program, f"{bucket}/large"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PROGRAM_S)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 80  # six pieces of 8 MiB, and a few more in the pool
 

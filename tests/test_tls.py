@@ -25,6 +25,7 @@ from s3dlio.uri import parse
 from s3dlio.wire.channel import Timeouts
 from s3dlio.wire.client import tls_context
 from s3dlio.wire.connection import Connection
+from tests.patience import SOON_S
 from tests.reading import (
     CHUNK,
     KIB,
@@ -115,11 +116,11 @@ def test_the_environment_names_the_authority(tls_origin: FaultOrigin, ca: Ca, mo
 def test_an_unknown_authority_is_refused_at_once(
     tls_origin: FaultOrigin, open_with: Callable[..., None], way: str
 ) -> None:
-    open_with(ca_bundle=None, retry_base_s=20.0, retry_max_s=20.0)
+    open_with(ca_bundle=None, retry_base_s=200.0, retry_max_s=200.0)
     started_s = time.monotonic()
     with pytest.raises(StoreError, match=r"certificate cannot be verified.*set ca_bundle") as caught:
         WAYS[way](URI)
-    assert time.monotonic() - started_s < 10
+    assert time.monotonic() - started_s < SOON_S
     assert type(caught.value) is StoreError
     assert caught.value.uri in (URI, OTHER_URI)
     assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
@@ -277,7 +278,7 @@ def test_cancelling_does_not_wait_for_a_handshake(mute_url: str) -> None:
     started_s = time.monotonic()
     with pytest.raises(CancelledError):
         fetcher.read_all([Read(parse(URI)), Read(parse(OTHER_URI))])
-    assert time.monotonic() - started_s < 30
+    assert time.monotonic() - started_s < SOON_S
     timer.join()
 
 

@@ -33,6 +33,7 @@ from s3dlio.checkpoint.pieces import Piece, cuts, parse_piece, span_of
 from s3dlio.errors import AlreadyExistsError, FormatError, IntegrityError, OptionError, S3dlioError
 from s3dlio.testing import S3Server
 from s3dlio.torch import S3StorageReader, S3StorageWriter
+from tests.patience import PROGRAM_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 State = dict[str, Any]
@@ -257,7 +258,7 @@ def test_a_save_that_is_killed_before_its_metadata_leaves_the_one_before(tmp_pat
     base = f"file://{tmp_path}"
     saved(base, {"w": torch.ones(3)})
     (first,) = files(tmp_path)
-    killed = subprocess.run([sys.executable, "-P", "-c", _KILLED, base], check=False, timeout=60, cwd=Path.cwd())
+    killed = subprocess.run([sys.executable, "-P", "-c", _KILLED, base], check=False, timeout=PROGRAM_S, cwd=Path.cwd())
     assert killed.returncode == -signal.SIGKILL
     (orphan,) = set(files(tmp_path)) - {first}
     assert loaded(base, {"w": torch.zeros(3)})["w"].tolist() == [1, 1, 1]
@@ -601,7 +602,7 @@ def run_ranks(count: int, script: Path, *words: str, env: dict[str, str]) -> Non
         for rank in range(count)
     ]  # fmt: skip
     try:
-        said = [process.communicate(timeout=120)[1] for process in ranks]
+        said = [process.communicate(timeout=PROGRAM_S)[1] for process in ranks]
     finally:
         for process in ranks:
             process.kill()

@@ -22,6 +22,7 @@ import s3dlio
 from s3dlio.errors import NotFoundError, OptionError
 from s3dlio.testing import S3Server
 from s3dlio.torch import ResumableDistributedSampler, S3IterableDataset, S3MapDataset
+from tests.patience import PROGRAM_S
 
 COUNT = 103
 METHODS = ("fork", "forkserver", "spawn")
@@ -215,7 +216,7 @@ def test_ranks_share_the_samples_and_pad_like_torch(prefix: str) -> None:
             for rank in range(2)
         ]
         try:
-            parts = [[int(word) for word in rank.communicate(timeout=90)[0].split()] for rank in ranks]
+            parts = [[int(word) for word in rank.communicate(timeout=PROGRAM_S)[0].split()] for rank in ranks]
         finally:
             for rank in ranks:
                 rank.kill()

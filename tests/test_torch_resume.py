@@ -22,6 +22,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from s3dlio.errors import OptionError
 from s3dlio.torch import ResumableDistributedSampler, S3IterableDataset, S3MapDataset, merge_states
+from tests.patience import PROGRAM_S
 
 COUNT = 103
 BATCH = 8
@@ -263,7 +264,7 @@ def test_four_ranks_go_on_where_two_have_stopped(root: str, tmp_path: Path, kind
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
         subprocess.run(
             [*command, root, str(tmp_path), kind, str(batches)],
-            check=True, timeout=120, env=environment, capture_output=True,
+            check=True, timeout=PROGRAM_S, env=environment, capture_output=True,
         )  # fmt: skip
     parts = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("seen-*.json")}
     assert sorted(map(len, (parts["seen-2-0"], parts["seen-2-1"]))) == [20, 20]

@@ -66,7 +66,7 @@ MIB = 1024**2
 URI, PATH = "s3://bucket/key", "/bucket/key"
 PART = 1000
 BODY = blob(2 * PART + 345)
-HANG_S = 40
+HANG_S = 150
 
 #: Answers that cost a try.
 PASSING: dict[str, Fault] = {

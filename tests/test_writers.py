@@ -44,6 +44,7 @@ from s3dlio.stores import open_store
 from s3dlio.stores.base import PutOptions
 from s3dlio.uri import parse
 from tests.contract_base import blob, unique
+from tests.patience import PROGRAM_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -449,12 +450,12 @@ def test_a_dropped_stream_is_aborted_though_garbage_is_collected_by_its_own_thre
 
     def send(*_: object) -> None:
         entered.set()
-        may_go.wait(20)
+        may_go.wait(90)
         gc.collect()
 
     upload.send = send  # type: ignore[method-assign]
     outflow.write(memoryview(bytes(11)))
-    assert entered.wait(20)
+    assert entered.wait(90)
     ring: list[object] = [outflow]
     ring.append(ring)
     del outflow, ring, upload
@@ -471,5 +472,5 @@ def test_importing_the_writers_is_light() -> None:
         "import sys, s3dlio; s3dlio.MultipartUploadWriter, s3dlio.WriterOptions, s3dlio.create_writer;"
         "print([name for name in ('zstandard', 'lz4', 'boto3', 'fsspec', 'torch') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=PROGRAM_S)
     assert done.stdout.strip() == "[]"
