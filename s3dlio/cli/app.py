@@ -5,6 +5,7 @@ Floor 7. Knows the groups of commands; must not know what they do.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -79,7 +80,10 @@ def run(args: Sequence[str]) -> int:
         # Which classes these are differs from one release of typer to the next; what they can do does not.
         if not hasattr(error, "format_message"):
             raise
-        show.note(_usage(error))
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(f"{error.format_message()}\n")
+        else:
+            show.note(_usage(error))
         return int(getattr(error, "exit_code", FAILED))
     return code if isinstance(code, int) else 0
 
@@ -88,7 +92,5 @@ def _usage(error: Any) -> str:
     text = " ".join(str(error.format_message()).split()).rstrip(".")
     context = getattr(error, "ctx", None)
     path = getattr(context, "command_path", "") or "s3dlio"
-    if not text:  # the words end where a command should come: typer has shown the help
-        text = "no command given"
     advice = f"; try '{path} --help'" if getattr(error, "exit_code", 0) == MISUSED else ""
     return f"{text[:1].lower()}{text[1:]}{advice}"
