@@ -479,7 +479,7 @@ class Moved(NamedTuple):
     seconds: float = 2.0
 
 
-class Partly(StoreError):
+class PartlyError(StoreError):
     """As a transfer ends of which a part has failed."""
 
     failures = (("s3://b/1", "gone"), ("s3://b/2", "refused"))
@@ -544,7 +544,7 @@ def test_a_transfer_tells_its_figures(cli: Callable[..., Done], monkeypatch: pyt
 def test_several_failures_are_listed_when_asked(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     def verb(*_: Any, **__: Any) -> None:
         msg = "2 of 3 objects were not copied"
-        raise Partly(msg)
+        raise PartlyError(msg)
 
     monkeypatch.setattr(s3dlio, "copy", verb, raising=False)
     assert cli("cp", "s3://a/b", "s3://c/d") == (1, "", "s3dlio: 2 of 3 objects were not copied\n")

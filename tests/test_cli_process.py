@@ -199,7 +199,7 @@ def test_beginning_loads_nothing_heavy() -> None:
 import sys
 from s3dlio.cli.app import run
 assert run(["ls", "--help"]) == 0
-heavy = ("rich", "boto3", "botocore", "fsspec", "asyncio", "torch", "jax", "tensorflow", "lz4", "google")
+heavy = ("rich", "boto3", "botocore", "fsspec", "asyncio", "torch", "jax", "tensorflow", "lz4", "google", "numpy")
 print([name for name in heavy if name in sys.modules], file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

@@ -5,6 +5,7 @@ Floor 7. Knows the order in which things can fail; must not know how findings ar
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -12,11 +13,12 @@ from typing import NamedTuple
 from s3dlio.cancel import CancellationToken
 from s3dlio.cli import diagnosis
 from s3dlio.cli.failing import message
-from s3dlio.errors import IntegrityError, NotFoundError
+from s3dlio.errors import IntegrityError, NotFoundError, S3dlioError
 from s3dlio.options import StoreOptions
 from s3dlio.stores import open_store
 from s3dlio.stores.base import PutOptions, Store
 from s3dlio.stores.rest import RestStore
+from s3dlio.stores.s3 import S3Store
 from s3dlio.uri import Uri, parse
 from s3dlio.wire import probe
 from s3dlio.wire.client import Client
@@ -59,7 +61,7 @@ def examine(uri: str, *, write: bool) -> Iterator[Finding]:
     try:
         yield from walk.open()
         yield from walk.reach()
-        yield walk.tried("list", walk.list)
+        yield walk.list()
         if write:
             yield from walk.write()
     except _Failed:
@@ -133,8 +135,20 @@ class _Walk:
             ok=offset_s < _REFUSED_OFFSET_S, advice="set this machine's clock (timedatectl set-ntp true)"
         )
 
-    def list(self) -> str:
+    def list(self) -> Finding:
         """List the first page."""
+        signed_for = self._region()
+        finding = self.tried("list", self._first)
+        lives_in = self._region()
+        if lives_in == signed_for:
+            return finding
+        advice = f"the bucket lives in {lives_in}, not {signed_for}: set --region or AWS_REGION, which spares requests"
+        return finding._replace(advice=advice)
+
+    def _region(self) -> str:
+        return self._store.region_of(self._where.container) if isinstance(self._store, S3Store) else ""
+
+    def _first(self) -> str:
         entries = self._opened().entries(self._where, self._token, recursive=True)
         first = next(iter(entries), None)
         return "nothing there yet" if first is None else f"the first object is {self._where.with_key(first.key)}"
@@ -144,13 +158,13 @@ class _Walk:
         key = self._where.key
         lead = key if not key or key.endswith("/") else f"{key}/"
         where = self._where.with_key(f"{lead}s3dlio-doctor-{secrets.token_hex(8)}")
-        yield self.tried("put", lambda: self._put(where))
         try:
+            yield self.tried("put", lambda: self._put(where))
             yield self.tried("get", lambda: self._get(where))
-        except BaseException:
-            self._opened().delete([where], self._token)
-            raise
-        yield self.tried("delete", lambda: self._delete(where))
+            yield self.tried("delete", lambda: self._delete(where))
+        finally:
+            with contextlib.suppress(S3dlioError):  # what kept it from being deleted has been told
+                self._opened().delete([where], self._token)
 
     def _put(self, where: Uri) -> str:
         self._opened().put(where, memoryview(_PROBE), PutOptions(), self._token)

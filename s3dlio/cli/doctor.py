@@ -5,13 +5,8 @@ Floor 7. Knows which settings matter to a person and how findings are shown; mus
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import platform
 import re
-import urllib.parse
-import urllib.request
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -20,6 +15,9 @@ from s3dlio.cli.failing import FAILED, Ended, message
 from s3dlio.cli.session import current, source_of
 from s3dlio.uri import from_path_or_uri
 from s3dlio.version import VERSION
+
+if TYPE_CHECKING:
+    from s3dlio.options import StoreOptions
 
 #: What an extra brings: its name, the package that matters.
 _EXTRAS = {
@@ -79,6 +77,8 @@ def _show(finding: NamedTuple) -> None:
 
 
 def _versions() -> list[Setting]:
+    import platform
+
     core = ", ".join(f"{name} {_version(name) or 'MISSING'}" for name in _CORE)
     extras = [f"{extra} ({package} {_version(package)})" for extra, package in _EXTRAS.items() if _version(package)]
     return [
@@ -90,6 +90,8 @@ def _versions() -> list[Setting]:
 
 
 def _version(package: str) -> str:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -148,6 +150,9 @@ def without_password(url: str) -> str:
 
 
 def _proxy(family: str, endpoint: str) -> Setting:
+    import urllib.parse
+    import urllib.request
+
     parts = urllib.parse.urlsplit(endpoint)
     proxy = urllib.request.getproxies().get(parts.scheme, "")
     if not proxy:
@@ -157,11 +162,9 @@ def _proxy(family: str, endpoint: str) -> Setting:
     return Setting(f"{family}:// proxy", without_password(proxy), f"{parts.scheme.upper()}_PROXY")
 
 
-def _credentials(family: str, options: object) -> Setting:
-    from s3dlio.options import StoreOptions
+def _credentials(family: str, options: StoreOptions) -> Setting:
     from s3dlio.stores.whose import whose
 
-    assert isinstance(options, StoreOptions)  # noqa: S101 - imported late
     try:
         found = whose(family, options)
     except Exception as error:  # noqa: BLE001 - the providers' libraries raise whatever they like

@@ -22,7 +22,6 @@ import typer
 
 from s3dlio.cli import show, verbs
 from s3dlio.cli.failing import Ended, Misused, told
-from s3dlio.options import ENVIRONMENT
 from s3dlio.texts import url_fault
 
 #: Scheme -> the variable that names its server; the strongest where there are several.
@@ -214,6 +213,8 @@ def _listen(verbose: int) -> None:
 
 def source_of(option: str, family: str) -> str:
     """Return the environment variable that a store's option comes from, or nothing."""
+    from s3dlio.options import ENVIRONMENT
+
     found = ""
     for variable in ENVIRONMENT:
         scheme, _, name = variable.option.rpartition(".")

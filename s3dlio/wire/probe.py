@@ -64,9 +64,12 @@ def secure(hop: Hop, client: Client, ca_bundle: str | None) -> str:
     """
     context = tls_context(ca_bundle)
     with socket.create_connection((hop.host, hop.port), client.timeouts.connect_s) as plain:
-        plain.settimeout(client.timeouts.connect_s)
-        with context.wrap_socket(plain, server_hostname=hop.host) as secured:
-            return secured.version() or "TLS"
+        try:
+            with context.wrap_socket(plain, server_hostname=hop.host) as secured:
+                return secured.version() or "TLS"
+        except TimeoutError as error:
+            msg = f"no answer to the TLS handshake within {client.timeouts.connect_s:g} s"
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, msg) from error
 
 
 def clock_offset(client: Client, token: CancellationToken) -> timedelta | None:
