@@ -473,8 +473,8 @@ def test_both_programs_and_the_extra_are_declared() -> None:
 
 
 class Moved(NamedTuple):
-    objects: int = 3
-    bytes: int = 3 << 20
+    transferred: int = 3
+    total_bytes: int = 3 << 20
     skipped: int = 1
     seconds: float = 2.0
 
@@ -507,12 +507,12 @@ class PartlyError(StoreError):
         (
             "put",
             ["generate", "s3://x/a-{}", "-n", "3", "-s", "1K", "-o", "npz", "--dedup", "2"],
-            (("s3://x/a-{}",), {"num": 3, "size": 1024, "max_in_flight": 32, "object_type": "npz", "dedup_factor": 2, "compress_factor": 1}),
+            (("s3://x/a-{}",), {"num": 3, "size": 1024, "max_in_flight": 32, "object_type": "npz", "dedup_factor": 2, "compress_factor": 1, "progress": True}),
         ),
         (
             "put",
             ["put", "s3://x/a-{}", "-n", "3", "-s", "1K"],
-            (("s3://x/a-{}",), {"num": 3, "size": 1024, "max_in_flight": 32, "object_type": "raw", "dedup_factor": 1, "compress_factor": 1}),
+            (("s3://x/a-{}",), {"num": 3, "size": 1024, "max_in_flight": 32, "object_type": "raw", "dedup_factor": 1, "compress_factor": 1, "progress": True}),
         ),
         ("mp_get", ["mp-get", "s3://x/", "-n", "9"], (("s3://x/",), {"procs": 4, "jobs": 64, "num": 9})),
         ("summarize_op_log", ["oplog", "summary", "f"], (("f",), {})),
@@ -538,7 +538,9 @@ def test_a_command_hands_on_what_it_was_told(
 def test_a_transfer_tells_its_figures(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3dlio, "copy", lambda *_, **__: Moved(), raising=False)
     assert cli("cp", "s3://a/b", "s3://c/d").out == "3 objects, 3.0 MiB in 2.00 s (1.5 MiB/s), 1 were there already\n"
-    assert cli("cp", "s3://a/b", "s3://c/d", "--json").told == Moved()._asdict()
+    assert cli("cp", "s3://a/b", "s3://c/d", "--json").told == {
+        "objects": 3, "bytes": 3 << 20, "skipped": 1, "seconds": 2.0
+    }  # fmt: skip
 
 
 def test_several_failures_are_listed_when_asked(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -590,8 +592,12 @@ def test_made_up_objects_are_read_by_processes(cli: Callable[..., Done], bucket:
     assert (told["total_objects"], told["total_bytes"]) == (4, 16384)
 
 
-@needs("init_op_log", "summarize_op_log")
+@needs("init_op_log", "summarize_op_log", "replay_op_log")
 def test_operations_are_written_down_and_summed_up(cli: Callable[..., Done], bucket: str, tmp_path: Path) -> None:
     s3dlio.put(f"{bucket}/a", b"spam")
-    assert cli("get", "--op-log", tmp_path / "log.tsv.zst", f"{bucket}/a").code == 0
-    assert cli("oplog", "summary", "--json", tmp_path / "log.tsv.zst").told
+    log = tmp_path / "log.tsv.zst"
+    assert cli("get", "--op-log", log, f"{bucket}/a").code == 0
+    assert cli("oplog", "summary", "--json", log).told["ops"]["GET"]["bytes"] == 4
+    shown = cli("oplog", "summary", log)
+    assert (shown.code, shown.lines[1].split()[:3]) == (0, ["GET", "1", "0"])
+    assert cli("oplog", "replay", log, f"{bucket}/again/", "--speed", 0, "--json").told["bytes"] == 4

@@ -87,7 +87,12 @@ def failures(error: BaseException) -> list[str]:
     several: object = getattr(error, "failures", ())
     if not isinstance(several, Sequence):
         return []
-    return [": ".join(str(part) for part in one) if isinstance(one, tuple) else str(one) for one in several]
+    return [_failure(one) for one in several]
+
+
+def _failure(one: object) -> str:
+    parts = one if isinstance(one, tuple) else (getattr(one, "source", one), getattr(one, "error", None))
+    return ": ".join(str(part) for part in parts if part is not None)
 
 
 def _hush() -> None:

@@ -158,10 +158,15 @@ def generate(
 ) -> None:
     """Put objects of made-up bytes, for tests and measurements."""
     count, place = show.read_size(size), from_path_or_uri(template)
-    how = {"object_type": object_type, "dedup_factor": dedup, "compress_factor": compress}
-    result = verbs.generate(place, num, count, jobs, **how)
+    how = {
+        "object_type": object_type,
+        "dedup_factor": dedup,
+        "compress_factor": compress,
+        "progress": current().progress,
+    }
+    verbs.generate(place, num, count, jobs, **how)
     if current().as_json:
-        show.json_line({"template": place, "objects": num, "size": count, "result": show.plain(result)})
+        show.json_line({"template": place, "objects": num, "size": count})
 
 
 def upload(
@@ -193,8 +198,7 @@ def download(
     """Fetch objects and prefixes into a directory."""
     *sources, dest = _two_or_more(places)
     how = {"flatten": flatten, "pattern": pattern, "progress": current().progress, "update": update}
-    for source in sources:
-        _tell(verbs.download(from_path_or_uri(source), dest, jobs, **how))
+    _tell(verbs.download([from_path_or_uri(source) for source in sources], dest, jobs, **how))
 
 
 def cp(
@@ -206,13 +210,12 @@ def cp(
 ) -> None:
     """Copy between any two places; within one store the server copies where it can."""
     *sources, dest = _two_or_more(places)
-    how = {"pattern": pattern, "progress": current().progress, "update": update}
     for source in sources:
-        place = from_path_or_uri(source)
-        if not recursive and (place.endswith("/") or ("://" not in source and os.path.isdir(source))):
+        if not recursive and (source.endswith("/") or ("://" not in source and os.path.isdir(source))):
             msg = f"{source} names all that lies below; add -r to copy that"
             raise Misused(msg)
-        _tell(verbs.copy(place, from_path_or_uri(dest), jobs, **how))
+    how = {"pattern": pattern, "progress": current().progress, "update": update}
+    _tell(verbs.copy([from_path_or_uri(source) for source in sources], from_path_or_uri(dest), jobs, **how))
 
 
 def _two_or_more(places: list[str]) -> list[str]:
@@ -224,7 +227,7 @@ def _two_or_more(places: list[str]) -> list[str]:
 
 def _tell(result: Any) -> None:
     """Show what a transfer has done."""
-    parts = {name: getattr(result, name) for name in ("objects", "bytes", "skipped", "seconds")}
+    parts = verbs.figures(result)
     if current().as_json:
         show.json_line(parts)
     elif not current().quiet:

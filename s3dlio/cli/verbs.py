@@ -27,22 +27,41 @@ def public(name: str) -> Any:
 
 def upload(sources: Sequence[str], dest: str, jobs: int, *, create_bucket: bool, **how: Any) -> Any:
     """Send local files; ``how``: pattern, progress, update."""
-    source = sources[0] if len(sources) == 1 else [*sources]
-    return public("upload")(source, dest, jobs, create_bucket, **how)
+    return public("upload")(_one_or_many(sources), dest, jobs, create_bucket, **how)
 
 
-def download(source: str, dest: str, jobs: int, **how: Any) -> Any:
+def download(sources: Sequence[str], dest: str, jobs: int, **how: Any) -> Any:
     """Fetch objects into local files; ``how``: flatten, pattern, progress, update."""
-    return public("download")(source, dest, jobs, **how)
+    return public("download")(_one_or_many(sources), dest, jobs, **how)
 
 
-def copy(source: str, dest: str, jobs: int, **how: Any) -> Any:
+def copy(sources: Sequence[str], dest: str, jobs: int, **how: Any) -> Any:
     """Copy between two places of any kind; ``how``: pattern, progress, update."""
-    return public("copy")(source, dest, jobs, **how)
+    return public("copy")(_one_or_many(sources), dest, jobs, **how)
+
+
+def _one_or_many(sources: Sequence[str]) -> str | list[str]:
+    return sources[0] if len(sources) == 1 else [*sources]
+
+
+#: What is told of a transfer, and what its result calls it.
+_FIGURES = {
+    "objects": ("transferred", "objects"),
+    "bytes": ("total_bytes", "bytes"),
+    "skipped": ("skipped",),
+    "seconds": ("seconds",),
+}
+
+
+def figures(result: Any) -> dict[str, Any]:
+    """Return what a transfer has done: objects, bytes, skipped, seconds."""
+    return {
+        name: next(getattr(result, word) for word in words if hasattr(result, word)) for name, words in _FIGURES.items()
+    }
 
 
 def generate(template: str, count: int, size: int, jobs: int, **how: Any) -> Any:
-    """Put objects of made-up bytes; ``how``: object_type, dedup_factor, compress_factor."""
+    """Put objects of made-up bytes; ``how``: object_type, dedup_factor, compress_factor, progress."""
     return public("put")(template, num=count, size=size, max_in_flight=jobs, **how)
 
 
@@ -69,3 +88,8 @@ def summarize_op_log(path: str) -> Any:
 def replay_op_log(path: str, target: str, speed: float) -> Any:
     """Do again, against another prefix, what an operation log tells."""
     return public("replay_op_log")(path, target, speed=speed)
+
+
+def plot_op_log(summary: Any, picture: str) -> None:
+    """Draw what an operation log tells: throughput and operations over time."""
+    public("plot_op_log")(summary, picture)
