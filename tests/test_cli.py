@@ -130,6 +130,7 @@ def test_listings_come_in_several_forms(cli: Callable[..., Done], place: str) ->
     assert (prefix["uri"], prefix["size"]) == (f"{place}/c/", None)
     assert cli("ls", "-r", "-p", "*.bin", f"{place}/").lines == [f"{place}/a.bin", f"{place}/c/d.bin"]
     assert cli("ls", "-rc", f"{place}/").lines == ["3 objects, 6.0 KiB"]
+    assert cli("ls", "-c", f"{place}/").lines == ["2 objects, 1 folder, 4.0 KiB"]
     assert cli("ls", "-rc", "--json", f"{place}/").told == {"objects": 3, "prefixes": 0, "bytes": 6144}
     first, *_, last = cli("ls", "-l", f"{place}/").lines
     assert re.fullmatch(rf" +2\.0 KiB  \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  {re.escape(place)}/a\.bin", first)
@@ -322,6 +323,7 @@ def test_more_is_told_when_asked(cli: Callable[..., Done], origin: FaultOrigin) 
         (["put", "s3://b/k", __file__, "--metadata", "x"], 2, "NAME=VALUE"),
         (["put", "s3://b/k", "/no/such/file"], 1, "/no/such/file: No such file"),
         (["get", "file:///no/such/file"], 1, "No such file"),
+        (["ls", "/no/such/place"], 1, "/no/such/place: No such file"),
         (["get", "x", "-p", "y"], 2, "goes with -r"),
         (["get", "-r", "x", "y"], 2, "use 'download'"),
         (["rm", "file:///tmp/"], 2, "add -r"),

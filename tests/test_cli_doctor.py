@@ -148,7 +148,7 @@ def failure(done: tuple[int, list[dict[str, Any]]]) -> tuple[str, str]:
 
 
 def test_a_host_without_address(capfd: pytest.CaptureFixture[str]) -> None:
-    step, advice = failure(steps_of("http://nowhere.invalid", capfd))
+    step, advice = failure(steps_of("http://nowhere..invalid", capfd))
     assert step == "resolve"
     assert "no such host" in advice
 

@@ -80,7 +80,9 @@ def bench(
         figures = {phase.name: phase.as_json() for phase in phases}
         show.json_line({"uri": from_path_or_uri(uri), "size": len(data), "jobs": jobs, **figures})
         return
-    show.line(f"{num:,} objects of {show.size_text(len(data))}, {jobs} at once, on {from_path_or_uri(uri)}")
+    show.line(
+        f"{show.count_text(num, 'object')} of {show.size_text(len(data))}, {jobs} at once, on {from_path_or_uri(uri)}"
+    )
     columns = ["", "objects ", "throughput ", "rate ", *(f"p{share} " for share in _PERCENTILES)]
     show.table(columns, [phase.as_row() for phase in phases])
 

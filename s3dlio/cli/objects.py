@@ -6,6 +6,7 @@ Floor 7. Knows what is asked for and shown; must not know any backend.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -49,6 +50,8 @@ def ls(
         if not count_only:
             _show(parse(from_path_or_uri(uri)).with_key(entry.key), entry, found.lines, long=long)
     sys.stdout.flush()
+    if not found.lines and "://" not in uri and not os.path.lexists(uri):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
     if count_only:
         found.show()
     elif sys.stderr.isatty() and not current().quiet:
@@ -74,8 +77,8 @@ class _Found:
 
     @property
     def text(self) -> str:
-        below = f", {self.prefixes:,} prefixes" if self.prefixes else ""
-        return f"{self.objects:,} objects{below}, {show.size_text(self.size)}"
+        below = f", {show.count_text(self.prefixes, 'folder')}" if self.prefixes else ""
+        return f"{show.count_text(self.objects, 'object')}{below}, {show.size_text(self.size)}"
 
     def show(self) -> None:
         if current().as_json:
@@ -225,7 +228,7 @@ def _read_below(text: str, pattern: str | None, jobs: int) -> None:
     if current().as_json:
         show.json_line({"objects": objects, "bytes": size, "seconds": seconds, "bytes_per_second": rate})
     else:
-        text = f"{objects:,} objects, {show.size_text(size)}"
+        text = f"{show.count_text(objects, 'object')}, {show.size_text(size)}"
         show.line(
             f"{text} in {show.duration_text(seconds)} ({show.size_text(rate)}/s, {objects / seconds:,.0f} objects/s)"
         )

@@ -12,6 +12,7 @@ import typer
 
 from s3dlio.cli import show, verbs
 from s3dlio.cli.session import current
+from s3dlio.uri import from_path_or_uri
 
 Log = Annotated[str, typer.Argument(metavar="FILE", help="An operation log, plain or .zst.")]
 
@@ -50,4 +51,4 @@ def replay(
     speed: Annotated[float, typer.Option("--speed", min=0.0, help="2: in half of the time it took; 0: at once.")] = 1.0,
 ) -> None:
     """Do again, against another prefix, what a log tells, at the times it tells."""
-    show.fields(verbs.replay_op_log(file, target, speed or math.inf), as_json=current().as_json)
+    show.fields(verbs.replay_op_log(file, from_path_or_uri(target), speed or math.inf), as_json=current().as_json)

@@ -44,6 +44,11 @@ def read_size(text: str) -> int:
     return int(float(number) * base ** ("kmgtpe".index(unit.lower()) + 1 if unit else 0))
 
 
+def count_text(count: int, word: str) -> str:
+    """Return a number of things: ``1 object``, ``2,000 objects``."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def duration_text(seconds: float) -> str:
     """Return a short time in the unit that suits it."""
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"

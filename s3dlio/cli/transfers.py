@@ -233,7 +233,7 @@ def _tell(result: Any) -> None:
     elif not current().quiet:
         seconds = max(parts["seconds"], 1e-9)
         skipped = f", {parts['skipped']:,} were there already" if parts["skipped"] else ""
-        done = f"{parts['objects']:,} objects, {show.size_text(parts['bytes'])} in {show.duration_text(seconds)}"
+        done = f"{show.count_text(parts['objects'], 'object')}, {show.size_text(parts['bytes'])} in {show.duration_text(seconds)}"
         show.line(f"{done} ({show.size_text(parts['bytes'] / seconds)}/s){skipped}")
 
 
@@ -249,4 +249,4 @@ def tfrecord_index(
     if current().as_json:
         show.json_line({"index": place, "records": count})
     elif not current().quiet:
-        show.line(f"{count:,} records: {place}")
+        show.line(f"{show.count_text(count, 'record')}: {place}")

@@ -41,7 +41,11 @@ def resolve(hop: Hop) -> list[str]:
     Raises:
         OSError: It has none.
     """
-    found = socket.getaddrinfo(hop.host, hop.port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(hop.host, hop.port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a label that is empty or too long, as of a bucket that cannot exist
+        msg = f"{hop.host!r} is not a host name: {error}"
+        raise socket.gaierror(socket.EAI_NONAME, msg) from error
     return [*dict.fromkeys(str(address[0]) for *_, address in found)]
 
 
