@@ -70,6 +70,10 @@ class S3Store(RestStore):
             site = self._sites.setdefault(bucket, self._open(bucket, self._region()))
         return site
 
+    def region_of(self, bucket: str) -> str:
+        """Return the region that requests for a bucket are signed for: the server's word, once it has answered."""
+        return self._site(bucket).region
+
     def _configured(self) -> AwsSettings:
         if self._settings is None:
             self._settings = aws_settings(self.options.profile)

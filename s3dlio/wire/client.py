@@ -62,7 +62,7 @@ class Client:
         self.origin = origin
         self.timeouts = timeouts
         self._max_idle = max_idle
-        self._ca_bundle = ca_bundle
+        self.ca_bundle = ca_bundle
         self._idle = PerProcess(_Idle, _Idle.close)
         #: The last whole object was small and came plainly: a sweep is worth trying.
         self.usual = True
@@ -187,7 +187,7 @@ class Client:
             if proxy.hostname:
                 self._tunnel(connection, proxy)
             if self.origin.scheme == "https":
-                connection.secure(tls_context(self._ca_bundle), self.origin.host)
+                connection.secure(tls_context(self.ca_bundle), self.origin.host)
         except BaseException:
             self.drop(connection, token)
             raise

@@ -1,0 +1,47 @@
+"""The command line: ``s3dlio`` and ``s3-cli``.
+
+Floor 7. Knows how the program begins and ends, with which exit code; must not know any command. It stands on
+the doors, as any user's program does, and nothing stands on it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+_NOT_INSTALLED = "s3dlio: the command line needs typer and rich; pip install 's3dlio[cli]'\n"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: The words behind the program's name; ``None`` takes this process's own.
+
+    Returns:
+        The exit code: 0 all was done, 1 something failed, 2 the words cannot be understood, 130 and 143
+        interrupted (SIGINT, SIGTERM), 141 nobody reads the output any more.
+    """
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        app = importlib.import_module("s3dlio.cli.app")
+        code: int = app.run(sys.argv[1:] if args is None else [*args])
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
+            raise
+        sys.stderr.write(_NOT_INSTALLED)
+        return 1
+    except KeyboardInterrupt:  # before a command has begun
+        sys.stderr.write("s3dlio: interrupted\n")
+        code = 130
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's end
+    return code
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End as after an error, so that what was begun is taken back."""
+    raise SystemExit(143)

@@ -1,0 +1,168 @@
+"""Commands that measure: bench, mp-get.
+
+Floor 7. Knows clocks, percentiles and what is shown; must not know any backend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from s3dlio.cli import show, verbs
+from s3dlio.cli.failing import message
+from s3dlio.cli.session import current
+from s3dlio.uri import from_path_or_uri, join
+
+#: What reads hold in memory at once.
+_GROUP_BYTES = 256 * 1024**2
+_PERCENTILES = (50, 90, 99)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """What one part of a measurement found.
+
+    Attributes:
+        name: What was done.
+        objects: How many objects.
+        bytes: Their bytes together.
+        seconds: From the first request to the last byte.
+        latencies: Seconds of each request, where each was measured.
+    """
+
+    name: str
+    objects: int
+    bytes: int
+    seconds: float
+    latencies: Sequence[float] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures; times in seconds, rates by the second."""
+        rates = {"bytes_per_second": self.bytes / self.seconds, "objects_per_second": self.objects / self.seconds}
+        times = {f"p{share}_seconds": percentile(self.latencies, share) for share in _PERCENTILES if self.latencies}
+        return {"objects": self.objects, "bytes": self.bytes, "seconds": self.seconds, **rates, **times}
+
+    def as_row(self) -> list[str]:
+        """Return the figures as people read them."""
+        times = [
+            show.duration_text(percentile(self.latencies, share)) if self.latencies else "" for share in _PERCENTILES
+        ]
+        rate, count = self.bytes / self.seconds, self.objects / self.seconds
+        return [self.name, f"{self.objects:,}", f"{show.size_text(rate)}/s", f"{count:,.1f}/s", *times]
+
+
+def percentile(values: Sequence[float], share: int) -> float:
+    """Return the least value that ``share`` percent of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * share // 100) - 1)]
+
+
+def bench(
+    uri: Annotated[str, typer.Argument(help="A bucket, prefix or directory of yours to write below.")],
+    num: Annotated[int, typer.Option("--num", "-n", min=1, help="Objects.")] = 64,
+    size: Annotated[str, typer.Option("--size", "-s", help="Bytes of each, such as 8MiB.")] = "4MiB",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Objects at once.")] = 32,
+) -> None:
+    """Measure puts and gets on a bucket: writes objects below a new prefix, reads them, deletes them."""
+    prefix = join(from_path_or_uri(uri), f"s3dlio-bench-{secrets.token_hex(8)}/")
+    uris = [f"{prefix.rstrip('/')}/{number:06d}" for number in range(num)]
+    data = os.urandom(show.read_size(size))
+    with _taken_away(f"{prefix.rstrip('/')}/", uris):
+        phases = [_puts(uris, data, jobs), _gets_together(uris, len(data), jobs), _gets_alone(uris, len(data))]
+    if current().as_json:
+        figures = {phase.name: phase.as_json() for phase in phases}
+        show.json_line({"uri": from_path_or_uri(uri), "size": len(data), "jobs": jobs, **figures})
+        return
+    show.line(
+        f"{show.count_text(num, 'object')} of {show.size_text(len(data))}, {jobs} at once, on {from_path_or_uri(uri)}"
+    )
+    columns = ["", "objects ", "throughput ", "rate ", *(f"p{share} " for share in _PERCENTILES)]
+    show.table(columns, [phase.as_row() for phase in phases])
+
+
+@contextlib.contextmanager
+def _taken_away(prefix: str, uris: Sequence[str]) -> Iterator[None]:
+    """Delete whatever the block has written, however it ends."""
+    from s3dlio import api
+
+    try:
+        yield
+    finally:
+        try:
+            api.delete(uris)  # by name: those that no listing shows yet as well
+            api.delete(prefix, recursive=True)  # the directories of files
+        except BaseException as error:
+            show.note(f"objects may be left ({message(error)}); delete them with: s3dlio rm -r -y {prefix}")
+            raise
+
+
+def _puts(uris: Sequence[str], data: bytes, jobs: int) -> Phase:
+    from s3dlio import api
+    from s3dlio.crew import map_all
+    from s3dlio.sender import send_whole
+    from s3dlio.stores.base import PutOptions
+    from s3dlio.uri import parse
+
+    store, body = api.store_of(parse(uris[0])), memoryview(data)
+
+    def write(uri: str, token: Any) -> float:
+        return _timed(lambda: send_whole(store, parse(uri), body, PutOptions(), token))
+
+    began = time.perf_counter()
+    latencies = map_all(write, uris, jobs, api.current_token())
+    return Phase("put", len(uris), len(uris) * len(data), time.perf_counter() - began, latencies)
+
+
+def _gets_together(uris: Sequence[str], size: int, jobs: int) -> Phase:
+    from s3dlio import api
+
+    at_once = max(1, _GROUP_BYTES // max(1, size))
+    seconds = 0.0
+    for start in range(0, len(uris), at_once):
+        group = uris[start : start + at_once]
+        seconds += _timed(lambda group=group: _check(api.get_many(group, max_in_flight=jobs), size))  # type: ignore[misc]
+    return Phase("get_many", len(uris), len(uris) * size, seconds)
+
+
+def _gets_alone(uris: Sequence[str], size: int) -> Phase:
+    from s3dlio import api
+
+    began = time.perf_counter()
+    latencies = [_timed(lambda uri=uri: _check([(uri, api.get(uri))], size)) for uri in uris]  # type: ignore[misc]
+    return Phase("get", len(uris), len(uris) * size, time.perf_counter() - began, latencies)
+
+
+def _check(found: Sequence[tuple[str, Any]], size: int) -> None:
+    from s3dlio.errors import IntegrityError
+
+    for uri, view in found:
+        if len(view) != size:
+            msg = f"{len(view)} bytes came back of {size}"
+            raise IntegrityError(msg, uri=uri, operation="bench")
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def mp_get(
+    uri: Annotated[str, typer.Argument(help="A prefix; or with --template what stands before the numbers.")],
+    procs: Annotated[int, typer.Option("--procs", min=1, help="Processes.")] = 4,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Objects at once in each.")] = 64,
+    num: Annotated[int, typer.Option("--num", "-n", min=1, help="Objects.")] = 1000,
+    template: Annotated[str | None, typer.Option("--template", help="Names of the objects, such as a-{:06d}.")] = None,
+) -> None:
+    """Read objects in several processes and keep nothing: how fast can this machine read?"""
+    how: dict[str, Any] = {"procs": procs, "jobs": jobs, "num": num}
+    if template is not None:
+        how["template"] = template
+    show.fields(verbs.mp_get(from_path_or_uri(uri), **how), as_json=current().as_json)

@@ -1,0 +1,320 @@
+"""Commands on single objects and listings: ls, stat, get, rm, mkdir.
+
+Floor 7. Knows what is asked for and shown; must not know any backend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from s3dlio.cli import show
+from s3dlio.cli.failing import Misused
+from s3dlio.cli.session import current
+from s3dlio.uri import Uri, from_path_or_uri, parse
+
+if TYPE_CHECKING:
+    from s3dlio.stores.base import Entry
+
+#: So many lines of a listing are shown as they come; later ones, of which more come at once, by the hundred.
+_EAGER_LINES, _LINES_AT_ONCE = 1000, 100
+_TIME = "%Y-%m-%d %H:%M:%S"
+
+Pattern = Annotated[
+    str | None,
+    typer.Option(
+        "--pattern", "-p", help="Only what matches: a glob, or a regex if it has signs of one (glob:..., regex:...)."
+    ),
+]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="All that lies below.")]
+
+
+def ls(
+    uri: Annotated[str, typer.Argument(help="A prefix, bucket or directory.")],
+    recursive: Recursive = False,
+    pattern: Pattern = None,
+    long: Annotated[bool, typer.Option("--long", "-l", help="With size and time.")] = False,
+    count_only: Annotated[bool, typer.Option("--count-only", "-c", help="Only how many objects and bytes.")] = False,
+) -> None:
+    """List what begins with URI, one line each, as it comes; --json gives a JSON object a line."""
+    found = _Found()
+    for entry in _entries(uri, pattern, recursive=recursive):
+        found.add(entry)
+        if not count_only:
+            _show(parse(from_path_or_uri(uri)).with_key(entry.key), entry, found.lines, long=long)
+    sys.stdout.flush()
+    if not found.lines and "://" not in uri and not os.path.lexists(uri):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
+    if count_only:
+        found.show()
+    elif sys.stderr.isatty() and not current().quiet:
+        show.note(found.text)
+
+
+class _Found:
+    """What a listing has brought so far."""
+
+    def __init__(self) -> None:
+        self.objects = self.prefixes = self.size = 0
+
+    def add(self, entry: Entry) -> None:
+        if entry.is_prefix:
+            self.prefixes += 1
+        else:
+            self.objects += 1
+            self.size += entry.size
+
+    @property
+    def lines(self) -> int:
+        return self.objects + self.prefixes
+
+    @property
+    def text(self) -> str:
+        below = f", {show.count_text(self.prefixes, 'folder')}" if self.prefixes else ""
+        return f"{show.count_text(self.objects, 'object')}{below}, {show.size_text(self.size)}"
+
+    def show(self) -> None:
+        if current().as_json:
+            show.json_line({"objects": self.objects, "prefixes": self.prefixes, "bytes": self.size})
+        else:
+            show.line(self.text)
+
+
+def _entries(text: str, pattern: str | None, *, recursive: bool) -> Iterator[Entry]:
+    from s3dlio import listing
+    from s3dlio.api import current_token, store_of
+
+    where = parse(from_path_or_uri(text))
+    for entry in listing.scan(store_of(where), where, pattern, current_token(), recursive=recursive):
+        if not entry.is_marker:
+            yield entry
+
+
+def _show(where: Uri, entry: Entry, number: int, *, long: bool) -> None:
+    now = number < _EAGER_LINES or number % _LINES_AT_ONCE == 0
+    if current().as_json:
+        size = None if entry.is_prefix else entry.size
+        parts = {"uri": str(where), "size": size, "last_modified": entry.last_modified, "etag": entry.etag or None}
+        show.json_line(parts, now=now)
+    elif long:
+        size_text = "-" if entry.is_prefix else show.size_text(entry.size)
+        when = entry.last_modified.strftime(_TIME) if entry.last_modified else "-"
+        show.line(f"{size_text:>11}  {when:<19}  {where}", now=now)
+    else:
+        show.line(str(where), now=now)
+
+
+def stat(uris: Annotated[list[str], typer.Argument(metavar="URI...", help="Objects.")]) -> None:
+    """Show what is known of objects without reading them."""
+    from s3dlio import api
+
+    for number, uri in enumerate(uris):
+        whole = from_path_or_uri(uri)
+        info = {"uri": whole, **api.stat(whole)}
+        if number and not current().as_json:
+            show.line("")
+        show.fields(info, as_json=current().as_json)
+
+
+def get(
+    uri: Annotated[str, typer.Argument(help="The object; with -r a prefix.")],
+    dest: Annotated[
+        str, typer.Argument(metavar="[FILE]", help="A file, directory or URI; - is standard output.")
+    ] = "-",
+    offset: Annotated[int, typer.Option("--offset", min=0, help="First byte.")] = 0,
+    length: Annotated[int | None, typer.Option("--length", min=0, help="Most bytes.")] = None,
+    decompress: Annotated[bool, typer.Option("--decompress", help="Expand .zst, .gz and .lz4.")] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Read all below, keep nothing, tell the rate (see download).")
+    ] = False,
+    pattern: Pattern = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Objects at once, with -r.")] = 64,
+) -> None:
+    """Read an object into FILE, which appears whole or not at all, or to standard output."""
+    if recursive:
+        if dest != "-" or offset or length is not None or decompress:
+            msg = "get -r keeps nothing and reads whole objects; use 'download' to keep them"
+            raise Misused(msg)
+        _read_below(uri, pattern, jobs)
+        return
+    if pattern is not None:
+        msg = "--pattern goes with -r"
+        raise Misused(msg)
+    where = parse(from_path_or_uri(uri))
+    size, pieces = _expanded(where) if decompress else _pieces(where, offset, length)
+    if dest == "-":
+        _to_stdout(pieces)
+    else:
+        _to_place(where, dest, pieces, size)
+
+
+def _expanded(where: Uri) -> tuple[int, Iterable[memoryview]]:
+    from s3dlio import api
+
+    view = api.get(str(where), decompress=True).memoryview()
+    return len(view), [view]
+
+
+def _pieces(where: Uri, offset: int, length: int | None) -> tuple[int, Iterable[memoryview]]:
+    """Return the length of a range, and its bytes piece by piece, read ahead, of one version of the object."""
+    from s3dlio.api import current_token, store_of
+    from s3dlio.errors import RangeError
+    from s3dlio.remote import RemoteObject
+
+    remote = RemoteObject(store_of(where), where, token=current_token())
+    if offset > remote.size:
+        msg = f"--offset {offset} lies behind the end of the object ({remote.size} bytes)"
+        raise RangeError(msg, uri=str(where), operation="get")
+    stop = remote.size if length is None else min(remote.size, offset + length)
+    return stop - offset, remote.chunks(offset, stop)
+
+
+def _to_stdout(pieces: Iterable[memoryview]) -> None:
+    out = sys.stdout.buffer
+    for piece in pieces:
+        if sys.stdout.isatty() and b"\0" in bytes(piece[:4096]):
+            msg = "this is not text, and standard output is a terminal; name a FILE"
+            raise Misused(msg)
+        out.write(piece)
+    out.flush()
+
+
+def _to_place(where: Uri, dest: str, pieces: Iterable[memoryview], size: int) -> None:
+    from s3dlio.progress import telling
+
+    name = where.key.rstrip("/").rpartition("/")[2]
+    if dest.endswith("/") or ("://" not in dest and os.path.isdir(dest)):
+        dest = f"{dest.rstrip('/')}/{name}"
+    with telling(current().progress, f"get {name}") as tell, _opened(dest) as out:
+        done = 0
+        for piece in pieces:
+            out.write(piece)
+            done += len(piece)
+            tell(done, size)
+
+
+@contextlib.contextmanager
+def _opened(dest: str) -> Iterator[Any]:
+    if "://" not in dest and os.path.exists(dest) and not os.path.isfile(dest):
+        with open(dest, "wb", buffering=0) as device:  # a pipe or device is written to, not replaced
+            yield device
+        return
+    from s3dlio.multipart_writer import MultipartUploadWriter
+
+    with MultipartUploadWriter.from_uri(from_path_or_uri(dest)) as writer:
+        yield writer
+
+
+def _read_below(text: str, pattern: str | None, jobs: int) -> None:
+    from s3dlio.api import get_many
+
+    where = parse(from_path_or_uri(text))
+    objects = size = 0
+    began = time.perf_counter()
+    for group in _groups(_entries(text, pattern, recursive=True)):
+        views = get_many([str(where.with_key(entry.key)) for entry in group], max_in_flight=jobs)
+        objects += len(views)
+        size += sum(len(view) for _, view in views)
+        del views
+    seconds = time.perf_counter() - began
+    rate = size / seconds
+    if current().as_json:
+        show.json_line({"objects": objects, "bytes": size, "seconds": seconds, "bytes_per_second": rate})
+    else:
+        text = f"{show.count_text(objects, 'object')}, {show.size_text(size)}"
+        show.line(
+            f"{text} in {show.duration_text(seconds)} ({show.size_text(rate)}/s, {objects / seconds:,.0f} objects/s)"
+        )
+
+
+#: What one call of get_many holds in memory.
+_GROUP_BYTES, _GROUP_OBJECTS = 256 * 1024**2, 4096
+
+
+def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    group: list[Entry] = []
+    size = 0
+    for entry in entries:
+        group.append(entry)
+        size += entry.size
+        if size >= _GROUP_BYTES or len(group) >= _GROUP_OBJECTS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def rm(
+    uris: Annotated[list[str], typer.Argument(metavar="URI...", help="Objects; with -r prefixes and directories.")],
+    recursive: Recursive = False,
+    pattern: Pattern = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would go, delete nothing.")] = False,
+) -> None:
+    """Delete objects; one that is not there is fine. With -r it asks first."""
+    from s3dlio import api
+
+    places = [from_path_or_uri(uri) for uri in uris]
+    _check_removal(places, pattern, recursive=recursive)
+    if dry_run:
+        _show_removal(places, pattern, recursive=recursive)
+        return
+    if recursive and not yes:
+        _ask(places, pattern)
+    for place in places if recursive else [places]:
+        api.delete(place, recursive, pattern=pattern)
+    if current().as_json:
+        show.json_line({"deleted": places, "recursive": recursive})
+
+
+def _check_removal(places: list[str], pattern: str | None, *, recursive: bool) -> None:
+    for place in places:
+        where = parse(place)
+        if not recursive and (place.endswith("/") or not where.key):
+            msg = f"{place} names all that lies below; add -r to delete that"
+            raise Misused(msg)
+    if pattern is not None and not recursive:
+        msg = "--pattern goes with -r"
+        raise Misused(msg)
+
+
+def _show_removal(places: list[str], pattern: str | None, *, recursive: bool) -> None:
+    from s3dlio import listing
+    from s3dlio.api import current_token, store_of
+
+    for place in places:
+        where = parse(place)
+        if not recursive:
+            show.line(place)
+            continue
+        below = where if not where.key or where.key.endswith("/") else where.with_key(f"{where.key}/")
+        for page in listing.pages(store_of(below), below, pattern, current_token()):
+            for entry in page:
+                show.line(str(below.with_key(entry.key)), now=False)
+
+
+def _ask(places: list[str], pattern: str | None) -> None:
+    if not sys.stdin.isatty():
+        msg = "rm -r asks before it deletes, and there is no terminal to ask at; add -y"
+        raise Misused(msg)
+    what = f"all that matches {pattern!r} below" if pattern else "everything below"
+    sys.stderr.write(f"delete {what} {show.visible(' and '.join(places))} ? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        msg = "nothing was deleted"
+        raise Misused(msg)
+
+
+def mkdir(uris: Annotated[list[str], typer.Argument(metavar="URI...", help="Directories.")]) -> None:
+    """Make directories and their parents; on object stores an empty object whose key ends in /."""
+    from s3dlio import buckets
+
+    for uri in uris:
+        buckets.mkdir(from_path_or_uri(uri))

@@ -1,0 +1,54 @@
+"""Commands on operation logs: summary, replay.
+
+Floor 7. Knows what is asked for and shown; must not know how a log is written.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import typer
+
+from s3dlio.cli import show, verbs
+from s3dlio.cli.session import current
+from s3dlio.uri import from_path_or_uri
+
+Log = Annotated[str, typer.Argument(metavar="FILE", help="An operation log, plain or .zst.")]
+
+
+def summary(
+    file: Log,
+    plot: Annotated[
+        str | None, typer.Option("--plot", metavar="PNG", help="Draw it as well (needs matplotlib).")
+    ] = None,
+) -> None:
+    """Show counts, bytes, rates and times by operation."""
+    result = verbs.summarize_op_log(file)
+    if plot is not None:
+        verbs.plot_op_log(result, plot)
+    told = show.plain(result)
+    if current().as_json or "ops" not in told:
+        show.fields(result, as_json=current().as_json)
+        return
+    show.table(_COLUMNS, [_row(part) for part in told["ops"].values()])
+    seconds, size = told["duration_s"], told["bytes"]
+    show.line(f"{show.size_text(size)} in {show.duration_text(seconds)}, {told['errors']:,} errors")
+
+
+_COLUMNS = ("op", "operations ", "errors ", "bytes ", "throughput ", "rate ", "p50 ", "p90 ", "p99 ", "longest ")
+
+
+def _row(part: dict[str, Any]) -> list[str]:
+    times = [show.duration_text(part[name]) for name in ("p50_s", "p90_s", "p99_s", "longest_s")]
+    rates = [f"{part['mib_per_s']:,.1f} MiB/s", f"{part['ops_per_s']:,.1f}/s"]
+    return [part["op"], f"{part['operations']:,}", f"{part['errors']:,}", show.size_text(part["bytes"]), *rates, *times]
+
+
+def replay(
+    file: Log,
+    target: Annotated[str, typer.Argument(metavar="URI", help="The prefix to work on.")],
+    speed: Annotated[float, typer.Option("--speed", min=0.0, help="2: in half of the time it took; 0: at once.")] = 1.0,
+) -> None:
+    """Do again, against another prefix, what a log tells, at the times it tells."""
+    show.fields(verbs.replay_op_log(file, from_path_or_uri(target), speed or math.inf), as_json=current().as_json)

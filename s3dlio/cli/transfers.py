@@ -1,0 +1,252 @@
+"""Commands that move bytes to and fro: put, put-streaming, generate, upload, download, cp, tfrecord-index.
+
+Floor 7. Knows what is asked for and shown; must not know any backend.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from s3dlio.cli import show, verbs
+from s3dlio.cli.failing import Misused
+from s3dlio.cli.objects import Pattern
+from s3dlio.cli.session import current
+from s3dlio.uri import from_path_or_uri
+
+if TYPE_CHECKING:
+    from s3dlio.progress import Tell
+
+#: Up to here a file is one request; the library cuts what is larger into parts anyway.
+_WHOLE_BYTES = 64 * 1024**2
+_PART_BYTES = 16 * 1024**2
+_PARTS_IN_FLIGHT = 16
+_STDIN = "-"
+
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Objects at once.")]
+Update = Annotated[bool, typer.Option("--update", "-u", help="Leave out what is there already and the same.")]
+Type = Annotated[str | None, typer.Option("--content-type", metavar="TYPE", help="Media type of the object.")]
+Metadata = Annotated[list[str] | None, typer.Option("--metadata", metavar="NAME=VALUE", help="Your own; repeatable.")]
+New = Annotated[bool, typer.Option("--new", help="Refuse to replace an object.")]
+ObjectType = Annotated[str, typer.Option("--object-type", "-o", help="raw, zeros, npz, tfrecord or hdf5.")]
+Dedup = Annotated[int, typer.Option("--dedup", min=1, help="Each block comes so many times.")]
+Compress = Annotated[int, typer.Option("--compress", min=1, help="Bytes compress to one part of so many.")]
+Size = Annotated[str, typer.Option("--size", "-s", help="Bytes of each object, such as 8MiB.")]
+
+
+def put(
+    uri: Annotated[str, typer.Argument(help="The object; with -n a template such as s3://b/a-{:04d}.bin.")],
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="A file; - is standard input.")] = None,
+    num: Annotated[int | None, typer.Option("--num", "-n", min=1, help="Make so many objects up instead.")] = None,
+    size: Size = "20MiB",
+    object_type: ObjectType = "raw",
+    dedup: Dedup = 1,
+    compress: Compress = 1,
+    jobs: Jobs = 32,
+    content_type: Type = None,
+    metadata: Metadata = None,
+    new: New = False,
+) -> None:
+    """Send a file as one object, or (-n) objects of made-up bytes."""
+    if num is not None:
+        if file is not None:
+            msg = "name a FILE or --num, not both"
+            raise Misused(msg)
+        generate(uri, num, size, object_type, dedup, compress, jobs)
+        return
+    if file is None:
+        msg = "name a FILE (- is standard input), or --num objects to make up"
+        raise Misused(msg)
+    uri, file = _in_order(uri, file)
+    how: dict[str, Any] = {"content_type": content_type or "", "metadata": _pairs(metadata), "overwrite": not new}
+    if file == _STDIN or not os.path.isfile(file) or os.path.getsize(file) > _WHOLE_BYTES:
+        _stream(uri, file, _PART_BYTES, _PARTS_IN_FLIGHT, how)
+        return
+    from s3dlio import api
+
+    with open(file, "rb") as source:
+        data = source.read()
+    api.put(_named(uri, file), data, **how)
+    _sent(_named(uri, file), len(data), 1)
+
+
+def put_streaming(
+    uri: Annotated[str, typer.Argument(help="The object.")],
+    file: Annotated[str, typer.Argument(metavar="[FILE]", help="A file; - is standard input.")] = _STDIN,
+    part_size: Annotated[str, typer.Option("--part-size", help="Bytes of a part, at least 5MiB.")] = "16MiB",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Parts at once.")] = _PARTS_IN_FLIGHT,
+    content_type: Type = None,
+    metadata: Metadata = None,
+    new: New = False,
+) -> None:
+    """Send a file of any length, or what comes by a pipe, part by part; the object appears at the end."""
+    uri, file = _in_order(uri, file)
+    how = {"content_type": content_type, "metadata": _pairs(metadata), "overwrite": not new}
+    _stream(uri, file, show.read_size(part_size), jobs, how)
+
+
+def _in_order(uri: str, file: str) -> tuple[str, str]:
+    """Return object and file, though they were named the other way round."""
+    return (file, uri) if "://" in file and "://" not in uri else (uri, file)
+
+
+def _named(uri: str, file: str) -> str:
+    """Return where a file goes: below a prefix it keeps its name."""
+    place = from_path_or_uri(uri)
+    if not place.endswith("/"):
+        return place
+    if file == _STDIN:
+        msg = f"{place} is a prefix; what comes by standard input needs a name"
+        raise Misused(msg)
+    return f"{place}{os.path.basename(file)}"
+
+
+def _pairs(words: Sequence[str] | None) -> dict[str, str]:
+    pairs = {}
+    for word in words or ():
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            msg = f"--metadata takes NAME=VALUE, not {word!r}"
+            raise Misused(msg)
+        pairs[name] = value
+    return pairs
+
+
+def _stream(uri: str, file: str, part_bytes: int, parts_in_flight: int, how: dict[str, Any]) -> None:
+    from s3dlio.multipart_writer import MultipartUploadWriter
+    from s3dlio.progress import telling
+
+    place = _named(uri, file)
+    source: Any = sys.stdin.buffer if file == _STDIN else open(file, "rb", buffering=0)  # noqa: SIM115 - closed below
+    with source, telling(current().progress, f"put {os.path.basename(file)}") as tell:
+        length = os.path.getsize(file) if os.path.isfile(file) else 0
+        with MultipartUploadWriter.from_uri(place, part_bytes, parts_in_flight, **how) as writer:
+            _fill(writer, source, part_bytes, length, tell)
+    info = writer.info
+    _sent(place, writer.bytes_written, info.parts if info else 0)
+
+
+def _fill(writer: Any, source: Any, part_bytes: int, length: int, tell: Tell) -> None:
+    """Read into the writer's own memory until there is no more: nothing is copied."""
+    while True:
+        room = writer.reserve(part_bytes)
+        count = source.readinto(room)
+        del room
+        writer.commit(count or 0)
+        if not count:
+            return
+        tell(writer.bytes_written, max(length, writer.bytes_written))
+
+
+def _sent(uri: str, size: int, parts: int) -> None:
+    if current().as_json:
+        show.json_line({"uri": uri, "bytes": size, "parts": parts})
+
+
+def generate(
+    template: Annotated[str, typer.Argument(metavar="URI", help="Where to; {} or {:06d} is the object's number.")],
+    num: Annotated[int, typer.Option("--num", "-n", min=1, help="Objects.")] = 1,
+    size: Size = "20MiB",
+    object_type: ObjectType = "raw",
+    dedup: Dedup = 1,
+    compress: Compress = 1,
+    jobs: Jobs = 32,
+) -> None:
+    """Put objects of made-up bytes, for tests and measurements."""
+    count, place = show.read_size(size), from_path_or_uri(template)
+    how = {
+        "object_type": object_type,
+        "dedup_factor": dedup,
+        "compress_factor": compress,
+        "progress": current().progress,
+    }
+    verbs.generate(place, num, count, jobs, **how)
+    if current().as_json:
+        show.json_line({"template": place, "objects": num, "size": count})
+
+
+def upload(
+    places: Annotated[list[str], typer.Argument(metavar="SRC... DEST", help="Files, directories, patterns; a prefix.")],
+    pattern: Pattern = None,
+    recursive: Annotated[  # noqa: ARG001 - as other tools want it said
+        bool, typer.Option("--recursive", "-r", help="Accepted: directories go whole.")
+    ] = False,
+    create_bucket: Annotated[bool, typer.Option("--create-bucket", help="Make the bucket if it is not there.")] = False,
+    update: Update = False,
+    jobs: Jobs = 32,
+) -> None:
+    """Send files and directories below a prefix."""
+    *sources, dest = _two_or_more(places)
+    how = {"pattern": pattern, "progress": current().progress, "update": update}
+    _tell(verbs.upload(sources, from_path_or_uri(dest), jobs, create_bucket=create_bucket, **how))
+
+
+def download(
+    places: Annotated[list[str], typer.Argument(metavar="SRC... DEST", help="Objects, prefixes; a directory.")],
+    pattern: Pattern = None,
+    recursive: Annotated[  # noqa: ARG001 - as other tools want it said
+        bool, typer.Option("--recursive", "-r", help="Accepted: prefixes come whole.")
+    ] = False,
+    flatten: Annotated[bool, typer.Option("--flatten", help="All files into one directory.")] = False,
+    update: Update = False,
+    jobs: Jobs = 32,
+) -> None:
+    """Fetch objects and prefixes into a directory."""
+    *sources, dest = _two_or_more(places)
+    how = {"flatten": flatten, "pattern": pattern, "progress": current().progress, "update": update}
+    _tell(verbs.download([from_path_or_uri(source) for source in sources], dest, jobs, **how))
+
+
+def cp(
+    places: Annotated[list[str], typer.Argument(metavar="SRC... DEST", help="Objects, files, prefixes, directories.")],
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="All that lies below SRC.")] = False,
+    pattern: Pattern = None,
+    update: Update = False,
+    jobs: Jobs = 32,
+) -> None:
+    """Copy between any two places; within one store the server copies where it can."""
+    *sources, dest = _two_or_more(places)
+    for source in sources:
+        if not recursive and (source.endswith("/") or ("://" not in source and os.path.isdir(source))):
+            msg = f"{source} names all that lies below; add -r to copy that"
+            raise Misused(msg)
+    how = {"pattern": pattern, "progress": current().progress, "update": update}
+    _tell(verbs.copy([from_path_or_uri(source) for source in sources], from_path_or_uri(dest), jobs, **how))
+
+
+def _two_or_more(places: list[str]) -> list[str]:
+    if len(places) < 2:  # noqa: PLR2004 - a source and a destination
+        msg = f"name where {places[0]!r} should go as well"
+        raise Misused(msg)
+    return places
+
+
+def _tell(result: Any) -> None:
+    """Show what a transfer has done."""
+    parts = verbs.figures(result)
+    if current().as_json:
+        show.json_line(parts)
+    elif not current().quiet:
+        seconds = max(parts["seconds"], 1e-9)
+        skipped = f", {parts['skipped']:,} were there already" if parts["skipped"] else ""
+        done = f"{show.count_text(parts['objects'], 'object')}, {show.size_text(parts['bytes'])} in {show.duration_text(seconds)}"
+        show.line(f"{done} ({show.size_text(parts['bytes'] / seconds)}/s){skipped}")
+
+
+def tfrecord_index(
+    file: Annotated[str, typer.Argument(help="A TFRecord file: path or URI.")],
+    index: Annotated[str | None, typer.Argument(metavar="[INDEX]", help="Where to; else FILE.idx.")] = None,
+) -> None:
+    """Write the index of a TFRecord file, as NVIDIA DALI reads it."""
+    from s3dlio.tfrecords import create_tfrecord_index
+
+    count = create_tfrecord_index(file, index, progress=current().progress)
+    place = from_path_or_uri(index or f"{file}.idx")
+    if current().as_json:
+        show.json_line({"index": place, "records": count})
+    elif not current().quiet:
+        show.line(f"{show.count_text(count, 'record')}: {place}")

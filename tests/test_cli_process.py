@@ -1,0 +1,279 @@
+"""Room card: the command line as a program: streams, pipes, signals, terminals, completion.
+
+Every test starts processes of its own and reaps them.  What the commands do is in `test_cli`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.servers.fault_kinds import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.servers.faults import FaultOrigin
+    from tests.servers.reply import Reply, Step
+
+_TIMEOUT_S = 60.0
+_PROGRAM = [sys.executable, "-m", "s3dlio"]
+
+
+@dataclass(frozen=True)
+class Gate(Fault):
+    """A right answer that waits until the test opens the gate."""
+
+    opened: threading.Event
+
+    def steps(self, reply: Reply) -> list[Step]:
+        self.opened.wait(_TIMEOUT_S)
+        return super().steps(reply)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """A gate that is open at the end, so that the origin's threads can go home."""
+    made = Gate(threading.Event())
+    yield made
+    made.opened.set()
+
+
+@pytest.fixture
+def bucket(origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch) -> FaultOrigin:
+    """An origin with seven objects, listed by twos, that child processes find."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", origin.endpoint_url)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    origin.page_size = 2
+    origin.objects.update({f"/bucket/{number}": b"spam" for number in range(7)})
+    return origin
+
+
+def run(*words: str, **how: object) -> subprocess.CompletedProcess[str]:
+    options = {"capture_output": True, "text": True, "timeout": _TIMEOUT_S, "stdin": subprocess.DEVNULL, **how}
+    return subprocess.run([*_PROGRAM, *words], check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@contextlib.contextmanager
+def started(*words: str, **how: object) -> Iterator[subprocess.Popen[bytes]]:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **how}
+    with subprocess.Popen([*_PROGRAM, *words], **options) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(origin: FaultOrigin, count: int, method: str = "GET") -> None:
+    deadline = time.monotonic() + _TIMEOUT_S
+    while sum(request.method == method for request in origin.requests) < count:
+        assert time.monotonic() < deadline, "the requests did not come"
+        time.sleep(0.01)
+
+
+# -- streams ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [[], ["-l"], ["--json"]], ids=["plain", "long", "json"])
+def test_a_listing_begins_before_it_is_complete(bucket: FaultOrigin, gate: Gate, form: list[str]) -> None:
+    bucket.plan_all(None, gate, method="GET")
+    with started("ls", *form, "s3://bucket/") as process:
+        assert process.stdout is not None
+        first = process.stdout.readline(), process.stdout.readline()
+        wait_for(bucket, 2)
+        assert len(bucket.requests) == 2  # the second page is asked for and not answered
+        assert b"s3://bucket/0" in first[0]
+        assert b"s3://bucket/1" in first[1]
+        gate.opened.set()
+        rest = process.stdout.read()
+        assert process.wait(_TIMEOUT_S) == 0
+    assert len(rest.splitlines()) == 5
+
+
+def test_nobody_who_reads_no_further_is_told_about_it(bucket: FaultOrigin, gate: Gate) -> None:
+    bucket.plan_all(None, gate, method="GET")
+    with started("ls", "s3://bucket/") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"s3://bucket/0\n"
+        process.stdout.close()
+        gate.opened.set()
+        assert process.stderr.read() == b""
+        assert process.wait(_TIMEOUT_S) == 141
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    with open("/dev/full", "w") as full:
+        done = run("ls", str(tmp_path), capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, "s3dlio: No space left on device\n")
+
+
+def test_names_that_are_not_utf8_pass_as_they_are(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/\xff\xfe"
+    with open(name, "wb") as file:
+        file.write(b"odd")
+    done = run("ls", str(tmp_path), text=False)
+    assert done.stdout == b"file://" + name + b"\n"  # type: ignore[comparison-overlap]
+
+
+def test_what_comes_by_a_pipe_is_sent(bucket: FaultOrigin) -> None:
+    data = os.urandom(11 << 20)
+    words = ("put-streaming", "--part-size", "5MiB", "s3://bucket/piped", "-")
+    done = run(*words, stdin=None, input=data, text=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert bucket.objects["/bucket/piped"] == data
+    assert run("get", "s3://bucket/piped", text=False).stdout == data  # type: ignore[comparison-overlap]
+
+
+# -- signals ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, b"s3dlio: interrupted\n"), (signal.SIGTERM, 143, b"")],
+    ids=["ctrl-c", "term"],
+)
+def test_an_interrupted_command_says_so_and_ends(
+    bucket: FaultOrigin, gate: Gate, number: int, code: int, said: bytes
+) -> None:
+    bucket.plan_all(gate, method="GET")
+    with started("get", "s3://bucket/1") as process:
+        wait_for(bucket, 1)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=_TIMEOUT_S)
+    assert (process.returncode, out, err) == (code, b"", said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
+def test_an_interrupted_measurement_leaves_nothing(bucket: FaultOrigin, gate: Gate, number: int) -> None:
+    before = dict(bucket.objects)
+    bucket.plan_all(*[gate] * 50, method="GET")
+    with started("bench", "-n", "5", "-s", "1KiB", "s3://bucket/p") as process:
+        wait_for(bucket, 1)
+        assert len(bucket.objects) == len(before) + 5
+        process.send_signal(number)
+        gate.opened.set()
+        process.communicate(timeout=_TIMEOUT_S)
+    assert process.returncode in (130, 143)
+    assert bucket.objects == before
+
+
+# -- codes --------------------------------------------------------------------------------------------
+
+
+def test_the_exit_code_says_how_it_went(bucket: FaultOrigin) -> None:
+    assert run("stat", "s3://bucket/1").returncode == 0
+    assert run("stat", "s3://bucket/none").returncode == 1
+    assert run("stat").returncode == 2
+
+
+def test_only_who_asks_for_it_gets_a_traceback(bucket: FaultOrigin) -> None:
+    plain, deep = run("get", "s3://bucket/none"), run("-vv", "get", "s3://bucket/none")
+    assert plain.stderr.startswith("s3dlio: get s3://bucket/none: ")
+    assert plain.stderr.count("\n") == 1
+    assert "Traceback" in deep.stderr
+
+
+def test_without_its_extra_it_says_what_to_install() -> None:
+    program = "import sys; sys.modules['typer'] = None; from s3dlio.cli import main; sys.exit(main(['ls', 'x']))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "s3dlio: the command line needs typer and rich; pip install 's3dlio[cli]'\n"
+
+
+def test_beginning_loads_nothing_heavy() -> None:
+    program = """
+import sys
+from s3dlio.cli.app import run
+assert run(["ls", "--help"]) == 0
+heavy = ("rich", "boto3", "botocore", "fsspec", "asyncio", "torch", "jax", "tensorflow", "lz4", "google", "numpy")
+print([name for name in heavy if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "[]\n"
+
+
+# -- shells and terminals -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["s3dlio", "s3-cli"])
+def test_a_shell_can_complete_commands(tmp_path: Path, name: str) -> None:
+    program = tmp_path / name  # as pip writes it
+    program.write_text(f"#!{sys.executable}\nimport sys\nfrom s3dlio.cli import main\nsys.exit(main())\n")
+    program.chmod(0o755)
+    variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
+    asked = {**os.environ, "COMP_WORDS": f"{name} list-b", "COMP_CWORD": "1"}
+    for mode, said in (("complete_bash", "list-buckets"), ("source_zsh", name)):
+        env = {**asked, variable: mode}
+        done = subprocess.run([program], env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert said in done.stdout
+        assert not done.stderr
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [(b"y\n", 0, []), (b"n\n", 2, ["a"]), (b"\n", 2, ["a"])])
+def test_at_a_terminal_it_asks_before_it_deletes(tmp_path: Path, answer: bytes, code: int, left: list[str]) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a").write_text("x")
+    ours, theirs = pty.openpty()
+    try:
+        with started("rm", "-r", f"{tmp_path}/d/", stdin=theirs) as process:
+            os.write(ours, answer)
+            _, err = process.communicate(timeout=_TIMEOUT_S)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert process.returncode == code
+    assert f"delete everything below file://{tmp_path}/d/ ? [y/N] ".encode() in err
+    assert [path.name for path in tmp_path.glob("d/*")] == left
+
+
+def test_names_do_not_command_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[31mb\nc").write_text("x")
+    ours, theirs = pty.openpty()
+    try:
+        with started("ls", str(tmp_path), stdout=theirs) as process:
+            seen = _read_until(ours, b"nc")
+            assert process.wait(_TIMEOUT_S) == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert rb"a\x1b[31mb\nc" in seen
+
+
+def test_progress_is_shown_on_terminals_only(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(20 << 20))
+    words = ("put-streaming", "--part-size", "5MiB", f"{tmp_path}/goal", str(source))
+    assert run(*words).stderr == ""
+    ours, theirs = pty.openpty()
+    try:
+        with started(*words, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as process:
+            seen = _read_until(ours, b"put source")
+            assert process.wait(_TIMEOUT_S) == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert b"put source" in seen
+
+
+def _read_until(terminal: int, wanted: bytes) -> bytes:
+    """Reads from a terminal until something is there."""
+    seen = b""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while wanted not in seen and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.1)[0]:
+            seen += os.read(terminal, 65536)
+    return seen
