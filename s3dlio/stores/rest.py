@@ -58,6 +58,8 @@ class RestStore(Store):
     #: Header field of the version, and of the storage class.
     version_field: ClassVar[str]
     class_field: ClassVar[str]
+    #: Behind the ``x-`` of the header fields that speak of copies.
+    copy_letters: ClassVar[str] = ""
 
     # -- the dialect ------------------------------------------------------------------------------
 
@@ -230,7 +232,7 @@ class RestStore(Store):
         answer = transport.ask(call, "PUT", headers, token, [data])
         return ObjectInfo(data.nbytes, etag=bare(answer.head.etag), content_type=options.content_type)
 
-    def ask(
+    def ask(  # noqa: PLR0913 - what a request is made of
         self,
         method: str,
         uri: Uri,
@@ -238,10 +240,12 @@ class RestStore(Store):
         headers: Mapping[str, str],
         token: CancellationToken,
         body: Sequence[memoryview] = (),
+        *,
+        operation: str = "put",
     ) -> Answer:
-        """Send one of the requests that an upload is made of, and return its answer."""
+        """Send one of the requests that an upload or a copy is made of, and return its answer."""
         check_headers(headers)
-        transport, call = self._call("put", uri, query)
+        transport, call = self._call(operation, uri, query)
         return transport.ask(call, method, headers, token, body)
 
     def body_headers(self, body: Sequence[memoryview], _crc32c: int) -> dict[str, str]:
