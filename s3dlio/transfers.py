@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 import sys
 import time
@@ -20,6 +21,7 @@ from s3dlio.cancel import CancellationToken
 from s3dlio.errors import AccessDeniedError, AlreadyExistsError, NotFoundError, OptionError, TransferError
 from s3dlio.listing import Pattern
 from s3dlio.progress import Count, Tell, telling
+from s3dlio.stores import open_store as shared_store
 from s3dlio.transfer.finding import Finder, Selection, Source
 from s3dlio.transfer.haul import Tally, haul, haul_elsewhere
 from s3dlio.transfer.plan import Failure, Layout, Move, lay_out
@@ -328,7 +330,9 @@ def _prepare(dest: Uri, how: _How, moves: Sequence[Move], token: CancellationTok
 
 def _carried(moves: Sequence[Move], how: _How, count: Count, token: CancellationToken) -> Tally:
     if how.executor is None:
-        return haul(moves, store_of, how.max_in_flight, count, token)
+        # The settings of this context, which the threads do not have.
+        opener = functools.partial(shared_store, options=context_options.get())
+        return haul(moves, opener, how.max_in_flight, count, token)
     settings = context_options.get(), how.max_in_flight
     tally = haul_elsewhere(moves, how.executor, settings, count, token)
     for move in moves:
