@@ -53,7 +53,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         stat_many_async,
         upload_async,
     )
-    from s3dlio.buckets import create_bucket, delete_bucket, list_containers, mkdir
+    from s3dlio.buckets import ObjectEntry, create_bucket, delete_bucket, iter_objects, list_containers, mkdir
     from s3dlio.buckets import list_uris as list  # noqa: A004 - the contract's name
     from s3dlio.buffers import BytesView
     from s3dlio.cancel import CancellationToken
@@ -149,7 +149,7 @@ _VERBS = (
     "ManyStats", "delete", "exists", "get", "get_into", "get_many", "get_many_stats", "get_range", "put",
     "put_bytes", "put_many", "stat", "stat_many",
 )  # fmt: skip
-_BUCKET_VERBS = ("create_bucket", "delete_bucket", "list_containers", "mkdir")
+_BUCKET_VERBS = ("ObjectEntry", "create_bucket", "delete_bucket", "iter_objects", "list_containers", "mkdir")
 _AWAITABLE = (
     "copy_async", "delete_async", "download_async", "exists_async", "get_async", "get_into_async", "get_many_async", "get_many_stats_async",
     "get_range_async", "list_async", "mkdir_async", "put_async", "put_bytes_async", "put_many_async",

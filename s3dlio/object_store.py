@@ -66,6 +66,7 @@ class ObjectStore:
     put_many = _with_options(api.put_many)
     delete = _with_options(api.delete)
     list = _with_options(buckets.list_uris)
+    iter_objects = _with_options(buckets.iter_objects)
     create_writer = _with_options(create_writer)
     mkdir = _with_options(buckets.mkdir)
     create_bucket = _with_options(buckets.create_bucket)

@@ -29,6 +29,7 @@ from s3dlio.stores.rest import NO_QUERY, RestStore, make_transport
 from s3dlio.stores.sigv4 import quote_key, quote_query
 from s3dlio.uri import Uri
 from s3dlio.version import VERSION
+from s3dlio.wire.client import Client
 from s3dlio.wire.head import Head
 from s3dlio.wire.transport import Call, Headers, Transport
 
@@ -208,6 +209,9 @@ class AzureStore(RestStore):
             query["delimiter"] = "/"
         transport, call = self._container("list", prefix, query)
         return xml.parse_azure_page(transport.ask(call, "GET", {}, token).body)
+
+    def _listing_client(self, prefix: Uri) -> Client:
+        return self._container("list", prefix)[0].client
 
     def head(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.base.Store.head`; a container behind its account can be asked for too."""

@@ -333,6 +333,10 @@ class Store(abc.ABC):
             NotFoundError: The container does not exist.
         """
 
+    def lists_at_once(self, _prefix: Uri) -> bool:
+        """Tell whether several prefixes listed at once come sooner than one after the other."""
+        return False
+
     # -- containers -------------------------------------------------------------------------------
 
     @abc.abstractmethod

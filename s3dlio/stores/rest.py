@@ -42,6 +42,8 @@ _LATE_THREADS = 8
 #: call that takes the interpreter lock again: 16 threads at it reached 0.9 GiB/s, 4 reached 1.2.
 _NEAR_S = 0.002
 _NEAR_TLS_RANGES = 4
+#: A page of 1,000 keys is read in 2 ms: a server this far off keeps several waiting.
+_FAR_S = 0.01
 #: Key and value of the Range field in, the whole head of a GET out.
 Quick = Callable[[str, str], bytes]
 
@@ -298,6 +300,14 @@ class RestStore(Store):
                 msg = "the listing does not go on: the server names the same page again"
                 raise StoreError(msg, uri=str(prefix), operation="list")
             cursor = page.cursor
+
+    def lists_at_once(self, prefix: Uri) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.lists_at_once`: where a page takes longer to come than to read."""
+        latency = self._listing_client(prefix).latency_s()
+        return latency is not None and latency >= _FAR_S
+
+    def _listing_client(self, prefix: Uri) -> Client:
+        return self._call("list", prefix)[0].client
 
 
 def _made(quick: Quick, uri: Uri, span: str) -> bytes:

@@ -16,6 +16,7 @@ from urllib.parse import unquote_plus
 from xml.sax.saxutils import escape
 
 from s3dlio.stores.base import Entry
+from s3dlio.stores.pages import quick_rows
 from s3dlio.wire.head import Head, ProtocolError
 from s3dlio.wire.refusals import Fault
 
@@ -60,6 +61,14 @@ def explain(head: Head, body: bytes) -> Fault:
 
 def parse_s3_page(body: bytes) -> Page:
     """Parse an answer to ListObjectsV2."""
+    quick = quick_rows(body)
+    if quick is not None:
+        page = _s3_page(quick[1])
+        return Page(quick[0] + page.entries, page.cursor)
+    return _s3_page(body)
+
+
+def _s3_page(body: bytes) -> Page:
     root = parse(body)
     if root.tag != "ListBucketResult":
         msg = f"expected a listing, got <{root.tag}>"

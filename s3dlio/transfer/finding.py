@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import NotFoundError, OptionError, StoreError
-from s3dlio.listing import Pattern
+from s3dlio.listing import Pattern, scan
 from s3dlio.stores.base import DIRECTORY_TYPE, ObjectInfo, Store
 from s3dlio.stores.draft import TEMPORARY, mapped, tag_of
 from s3dlio.transfer.paths import (
@@ -164,7 +164,7 @@ class Finder:
     def _listed(self, store: Store, where: Uri, folder: str, pattern: PathPattern | None) -> Iterator[Source]:
         deep = self._chosen.recursive or pattern is not None
         prefix = where.with_key(folder + (pattern.lead if pattern else ""))
-        for entry in store.entries(prefix, self._token, recursive=deep):
+        for entry in scan(store, prefix, None, self._token, recursive=deep):
             name = entry.key[len(folder) :]
             if entry.is_prefix or entry.is_marker or not name or not entry.key.startswith(folder):
                 continue
