@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
@@ -22,6 +23,7 @@ from s3dlio.stores import open_store, xml
 from s3dlio.stores.base import Entry
 from s3dlio.stores.memory import MemoryStore
 from s3dlio.stores.pages import quick_rows
+from s3dlio.stores.s3 import S3Store
 from s3dlio.uri import Uri, parse
 from tests.contract_base import unique
 
@@ -195,6 +197,19 @@ def test_what_cannot_be_listed_is_an_error_of_the_first_step() -> None:
         next(s3dlio.iter_objects(f"memory://{unique('none')}/"))
     with pytest.raises(OptionError):
         next(s3dlio.iter_objects("memory://listing/", pattern="regex:("))
+
+
+def test_many_objects_are_deleted_a_thousand_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    together = threading.Barrier(3)  # who is alone waits in vain for two others
+
+    def batch(_store: S3Store, uris: list[Uri], _token: CancellationToken) -> None:
+        together.wait(60)
+        asked.append(len(uris))
+
+    monkeypatch.setattr(S3Store, "_delete_batch", batch)
+    s3dlio.delete([f"s3://bucket/{n}" for n in range(2500)])
+    assert sorted(asked) == [500, 1000, 1000]
 
 
 _MILLION = """
