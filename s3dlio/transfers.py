@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -258,6 +258,7 @@ def _transfer(sources: Sequence[Any], dest: Uri, how: _How) -> TransferResult:
     _check(how)
     token = current_token()
     moves, refused = _planned(sources, dest, how, token)
+    _refuse_memory(dest, moves, how)
     _prepare(dest, how, moves, token)
     wanted = missing(moves, dest, store_of, how.max_in_flight, token) if how.update else moves
     with telling(how.progress, f"{how.operation} to {dest}") as tell:
@@ -298,6 +299,14 @@ def _planned(
     # The usual file systems of macOS take "A" and "a" for one name.
     folds = dest.scheme in PATH_SCHEMES and sys.platform == "darwin"
     return lay_out(found, Layout(dest, exact, how.flatten, folds, how.operation))
+
+
+def _refuse_memory(dest: Uri, moves: Sequence[Move], how: _How) -> None:
+    """What other processes write into their own memory would be lost."""
+    schemes = {dest.scheme, *(move.source.scheme for move in moves)}
+    if how.executor is not None and "memory" in schemes and not isinstance(how.executor, ThreadPoolExecutor):
+        msg = "memory:// belongs to one process; leave executor out, or use a ThreadPoolExecutor"
+        raise OptionError(msg, uri=str(dest), operation=how.operation)
 
 
 def _is_folder(dest: Uri) -> bool:

@@ -394,6 +394,14 @@ def test_processes_do_it_in_batches(bucket: str, tmp_path: Path, monkeypatch: py
     assert [type(one.error) for one in caught.value.failures] == [NotFoundError]
 
 
+def test_the_memory_of_other_processes_is_refused(root: str, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", {"a": b"a"})
+    with ProcessPoolExecutor(1) as pool, pytest.raises(OptionError, match="one process"):
+        s3dlio.upload(tree, root, executor=pool)
+    with ThreadPoolExecutor(1) as threads:
+        assert s3dlio.upload(tree, root, executor=threads).transferred == 1
+
+
 def _die_once(path: str) -> str:
     try:
         os.close(os.open(f"{path}.seen", os.O_CREAT | os.O_EXCL))
