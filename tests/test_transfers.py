@@ -195,20 +195,22 @@ def test_a_full_disk_leaves_no_piece_of_a_file(root: str, tmp_path: Path, monkey
     assert s3dlio.download(root, tmp_path, update=True).transferred == 3
 
 
+@pytest.mark.parametrize("where", ["memory", "server"])
 def test_an_object_that_grows_meanwhile_arrives_whole(
-    root: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    root: str, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
 ) -> None:
-    s3dlio.put(f"{root}x", bytes(100))
+    uri = f"{root if where == 'memory' else bucket}x"
+    s3dlio.put(uri, bytes(100))
     data = blob(9_000_000)
     planned = s3dlio.transfers._planned
 
     def late(*args: Any) -> Any:
         found = planned(*args)
-        s3dlio.put(f"{root}x", data)
+        s3dlio.put(uri, data)
         return found
 
     monkeypatch.setattr(s3dlio.transfers, "_planned", late)
-    assert s3dlio.download(f"{root}x", tmp_path).total_bytes == len(data)
+    assert s3dlio.download(uri, tmp_path).total_bytes == len(data)
     assert (tmp_path / "x").read_bytes() == data
 
 

@@ -192,8 +192,9 @@ class S3Store(RestStore):
         return xml.parse_s3_page(transport.ask(call, "GET", {}, token).body)
 
     copy_letters = "amz"
-    #: S3 copies up to 5 GiB with one request; from 1 GiB on, several stretches at once are faster.
-    copy_bytes = 1 << 30
+    #: S3 copies up to 5 GiB with one request, but some servers are silent for as long as that takes, which a limit on
+    #: silence must not end; several stretches at once are faster, too.
+    copy_bytes = 256 << 20
 
     def copy(self, source: Uri, target: Uri, version: Version, token: CancellationToken) -> bool:
         """See :meth:`s3dlio.stores.base.Store.copy`."""

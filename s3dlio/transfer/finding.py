@@ -99,10 +99,10 @@ class Finder:
         else:
             msg = f"a source is a path, a URI or a pattern, not {type(source).__name__}"
             raise OptionError(msg, operation=self._operation)
-        scheme, separator, rest = text.partition("://")
+        scheme, separator, _ = text.partition("://")
         seen = False
         if not separator or scheme.lower() in PATH_SCHEMES:
-            path = _absolute(rest) if separator else _absolute(text)
+            path = parse(text).key if separator else _absolute(text)
             found = self._local(scheme.lower() if separator else "file", path, kind, flags)
         else:
             found = self._remote(text, kind, flags)
