@@ -35,7 +35,9 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.arrays import read_npy, read_npz
     from s3dlio.async_loader import PackedBatch, create_async_loader
     from s3dlio.awaitable import (
+        copy_async,
         delete_async,
+        download_async,
         exists_async,
         get_async,
         get_into_async,
@@ -49,8 +51,9 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         put_many_async,
         stat_async,
         stat_many_async,
+        upload_async,
     )
-    from s3dlio.buckets import create_bucket, delete_bucket, list_containers, mkdir
+    from s3dlio.buckets import ObjectEntry, create_bucket, delete_bucket, iter_objects, list_containers, mkdir
     from s3dlio.buckets import list_uris as list  # noqa: A004 - the contract's name
     from s3dlio.buffers import BytesView
     from s3dlio.cancel import CancellationToken
@@ -101,6 +104,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         StoreTimeoutError,
         StoreUnavailableError,
         TFRecordError,
+        TransferError,
         UriError,
     )
     from s3dlio.formats.example import decode_example, encode_example
@@ -136,6 +140,8 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         read_tfrecord_index,
     )
     from s3dlio.torch import S3IterableDataset, S3MapDataset
+    from s3dlio.transfer.plan import Failure as TransferFailure
+    from s3dlio.transfers import TransferResult, copy, download, upload
     from s3dlio.writer_options import WriterOptions
     from s3dlio.writer_options import WriterOptions as PyWriterOptions
 
@@ -143,16 +149,17 @@ _VERBS = (
     "ManyStats", "delete", "exists", "get", "get_into", "get_many", "get_many_stats", "get_range", "put",
     "put_bytes", "put_many", "stat", "stat_many",
 )  # fmt: skip
-_BUCKET_VERBS = ("create_bucket", "delete_bucket", "list_containers", "mkdir")
+_BUCKET_VERBS = ("ObjectEntry", "create_bucket", "delete_bucket", "iter_objects", "list_containers", "mkdir")
 _AWAITABLE = (
-    "delete_async", "exists_async", "get_async", "get_into_async", "get_many_async", "get_many_stats_async",
+    "copy_async", "delete_async", "download_async", "exists_async", "get_async", "get_into_async", "get_many_async", "get_many_stats_async",
     "get_range_async", "list_async", "mkdir_async", "put_async", "put_bytes_async", "put_many_async",
-    "stat_async", "stat_many_async",
+    "stat_async", "stat_many_async", "upload_async",
 )  # fmt: skip
 _ERRORS = (
     "AccessDeniedError", "AlreadyExistsError", "CancelledError", "CheckpointError", "ClosedError", "ForkError",
     "FormatError", "IncompleteCheckpointError", "IntegrityError", "NotFoundError", "NpzError", "ObjectChangedError",
-    "OptionError", "RangeError", "S3dlioError", "StoreError", "StoreTimeoutError", "StoreUnavailableError", "TFRecordError", "UriError",
+    "OptionError", "RangeError", "S3dlioError", "StoreError", "StoreTimeoutError", "StoreUnavailableError",
+    "TFRecordError", "TransferError", "UriError",
 )  # fmt: skip
 
 _ORIGINAL = (
@@ -165,6 +172,7 @@ _TFRECORDS = (
     "create_tfrecord_index", "get_tfrecord", "get_tfrecord_index_entries", "iter_tfrecords", "read_tfrecord_index",
 )  # fmt: skip
 
+_TRANSFERS = ("TransferResult", "copy", "download", "upload")
 _CHECKPOINTS = ("load_checkpoint", "load_checkpoint_with_validation", "save_checkpoint")
 _MULTIPART = ("MultipartUploadSink", "MultipartUploadWriter", "StreamingMultipartSink", "UploadInfo")
 
@@ -182,6 +190,8 @@ _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.compat.original", name) for name in _ORIGINAL},
     **{name: ("s3dlio.tfrecords", name) for name in _TFRECORDS},
     **{name: ("s3dlio.checkpoints", name) for name in _CHECKPOINTS},
+    **{name: ("s3dlio.transfers", name) for name in _TRANSFERS},
+    "TransferFailure": ("s3dlio.transfer.plan", "Failure"),
     "CheckpointInfo": ("s3dlio.checkpoint_store", "CheckpointInfo"),
     "CheckpointReader": ("s3dlio.checkpoint_reader", "CheckpointReader"),
     "CheckpointStore": ("s3dlio.checkpoint_store", "CheckpointStore"),

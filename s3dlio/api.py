@@ -7,6 +7,7 @@ the same verbs awaitable, and with settings of one's own.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+
+#: S3 takes a thousand keys in one request; so many such requests are under way at once.
+_DELETED_TOGETHER = 1000
+_DELETES_AT_ONCE = 4
 
 #: Stops the verbs called in this context; set by the ``_async`` twins.
 context_token: ContextVar[CancellationToken | None] = ContextVar("s3dlio_token", default=None)
@@ -374,7 +379,8 @@ def _delete_exactly(uris: list[Uri]) -> None:
         store = store_of(group[0])
         for uri in group:
             store.sizes.forget(uri)
-        store.delete(group, current_token())
+        batches = [group[start : start + _DELETED_TOGETHER] for start in range(0, len(group), _DELETED_TOGETHER)]
+        map_all(store.delete, batches, _DELETES_AT_ONCE, current_token())
 
 
 def _delete_below(prefix: Uri, pattern: str | re.Pattern[str] | None) -> None:
@@ -383,8 +389,9 @@ def _delete_below(prefix: Uri, pattern: str | re.Pattern[str] | None) -> None:
     if below.scheme in ("file", "direct") and below.key == "/":
         msg = "refusing to delete the root directory"
         raise UriError(msg, uri=str(prefix), operation="delete")
-    for page in listing.pages(store, below, pattern, current_token()):
-        _delete_exactly([below.with_key(entry.key) for entry in page])
+    pages = listing.pages(store, below, pattern, current_token())
+    while some := list(itertools.islice(pages, _DELETES_AT_ONCE)):
+        _delete_exactly([below.with_key(entry.key) for page in some for entry in page])
     if pattern is None:
         store.prune(below, current_token())
         if below.key != prefix.key:

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from s3dlio import api, buckets
+from s3dlio import api, buckets, transfers
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW
 
@@ -78,3 +78,6 @@ put_many_async = awaitable(api.put_many)
 delete_async = awaitable(api.delete)
 list_async = awaitable(buckets.list_uris)
 mkdir_async = awaitable(buckets.mkdir)
+copy_async = awaitable(transfers.copy)
+download_async = awaitable(transfers.download)
+upload_async = awaitable(transfers.upload)

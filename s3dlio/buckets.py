@@ -6,9 +6,13 @@ Floor 6. As :mod:`s3dlio.api`, of which this is the part that names no single ob
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import NamedTuple
 
 from s3dlio import listing
 from s3dlio.api import current_token, store_of
+from s3dlio.stores.base import Entry
 from s3dlio.uri import CONTAINER_SCHEMES, Uri, parse, parse_object
 
 
@@ -35,8 +39,72 @@ def list_uris(
         NotFoundError: The bucket does not exist.
         StoreError: It cannot be listed.
     """
-    store = store_of(parse(uri))
-    return [str(found.uri) for found in listing.find(uri, pattern, current_token(), recursive=recursive, store=store)]
+    prefix = parse(uri)
+    lead = str(prefix.with_key(""))
+    found = [lead + entry.key for entry in _entries(prefix, recursive, pattern)]
+    found.sort()
+    return found
+
+
+class ObjectEntry(NamedTuple):
+    """One object of a listing.
+
+    Attributes:
+        uri: Its full address, in the caller's scheme.
+        size: Bytes; -1 for what stands for all below it (``recursive=False``; ends in ``/``).
+        etag: Entity tag without quotes, or an empty string.
+        last_modified: With time zone, or ``None``.
+    """
+
+    uri: str
+    size: int
+    etag: str = ""
+    last_modified: datetime | None = None
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether this stands for all objects below it."""
+        return self.size < 0
+
+
+def iter_objects(
+    uri: str,
+    recursive: bool = True,  # noqa: FBT001, FBT002 - as list
+    pattern: str | re.Pattern[str] | None = None,
+) -> Iterator[ObjectEntry]:
+    """Iterate over the objects whose URI begins with ``uri``, from the first page of the listing on.
+
+    As :func:`list`, and with what a listing tells of each object; memory does not grow with their number. Where the
+    server is far away and the keys have a few first segments, these are listed at once, some pages ahead.
+
+    Args:
+        uri: As for :func:`list`.
+        recursive: As for :func:`list`.
+        pattern: As for :func:`list`.
+
+    Returns:
+        An iterator for one thread, in the backend's order: by key where that is a cloud. It asks nothing before its
+        first ``next``.
+
+    Raises:
+        NotFoundError: The bucket does not exist.
+        StoreError: It cannot be listed; what came before is not all there is.
+
+    Example:
+        >>> import s3dlio
+        >>> s3dlio.put("memory://listed/a", b"spam")
+        >>> [(entry.uri, entry.size) for entry in s3dlio.iter_objects("memory://listed/")]
+        [('memory://listed/a', 4)]
+    """
+    prefix = parse(uri)
+    lead = str(prefix.with_key(""))
+    for key, size, etag, last_modified in _entries(prefix, recursive, pattern):
+        yield ObjectEntry(lead + key, size, etag, last_modified)
+
+
+def _entries(prefix: Uri, recursive: bool, pattern: listing.Pattern) -> Iterator[Entry]:  # noqa: FBT001 - handed on
+    found = listing.scan(store_of(prefix), prefix, pattern, current_token(), recursive=recursive)
+    return listing.without_markers(found)
 
 
 def mkdir(uri: str) -> None:

@@ -14,6 +14,7 @@ Floor 0. Knows names and messages; must not know any backend, socket or framewor
     |   +-- StoreTimeoutError (TimeoutError)
     |   +-- StoreUnavailableError           the far side is busy, broken or unreachable
     |   +-- ObjectChangedError              the object was replaced while it was being read
+    |   +-- TransferError                   some of many objects could not be transferred
     +-- RangeError (ValueError)             a range starts behind the end of the object
     +-- IntegrityError                      the bytes are not those that were promised
     +-- FormatError (ValueError)            a file is not of the format it claims
@@ -34,7 +35,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class S3dlioError(RuntimeError):
@@ -113,6 +114,37 @@ class ObjectChangedError(StoreError):
     """The object was replaced while it was being read; read it again."""
 
     retryable = True
+
+
+class TransferError(StoreError):
+    """Some of many objects could not be transferred; the others were.
+
+    Args:
+        message: How many, and the first few.
+        uri: Where to.
+        operation: The verb.
+        result: What became of all of them (:class:`s3dlio.TransferResult`); ``None`` after a rebuild from the
+            message alone.
+    """
+
+    def __init__(
+        self, message: str = "", *, uri: str | None = None, operation: str | None = None, result: Any = None
+    ) -> None:
+        super().__init__(message, uri=uri, operation=operation)
+        self.result = result
+
+    @property
+    def failures(self) -> tuple[Any, ...]:
+        """Every object that failed: ``source``, ``destination`` and ``error`` of each."""
+        return self.result.failures if self.result is not None else ()
+
+    def __reduce__(self) -> Any:
+        """Pickle with the result."""
+        return _rebuild_transfer, (self.message, self.uri, self.operation, self.result)
+
+
+def _rebuild_transfer(message: str, uri: str | None, operation: str | None, result: object) -> TransferError:
+    return TransferError(message, uri=uri, operation=operation, result=result)
 
 
 class RangeError(S3dlioError, ValueError):

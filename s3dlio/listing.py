@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import OptionError
+from s3dlio.prefixes import wide_entries
 from s3dlio.stores import open_store
 from s3dlio.stores.base import Entry, Store
 from s3dlio.uri import Uri, parse
@@ -85,10 +86,18 @@ def scan(
     store: Store, prefix: Uri, pattern: Pattern, token: CancellationToken, *, recursive: bool = True
 ) -> Iterator[Entry]:
     """Yield what matches, in the backend's order; names are taken relative to the prefix's directory."""
-    return _matching(store.entries(prefix, token, recursive=recursive), prefix.key, pattern)
+    found = wide_entries(store, prefix, token) if recursive else store.entries(prefix, token, recursive=False)
+    return _matching(found, prefix.key, pattern)
+
+
+def without_markers(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """Leave out the empty objects that stand for directories."""
+    return (entry for entry in entries if entry.size or not entry.key.endswith("/"))
 
 
 def _matching(entries: Iterator[Entry], prefix: str, pattern: Pattern) -> Iterator[Entry]:
+    if pattern is None:
+        return entries
     matches = compile_pattern(pattern)
     return (entry for entry in entries if matches(_name(entry.key, prefix)))
 
@@ -112,9 +121,8 @@ def find(
     prefix = parse(uri)
     store = store or open_store(prefix)
     found = [
-        Found(prefix.with_key(entry.key), entry.size, entry.etag, entry.last_modified)
-        for entry in scan(store, prefix, pattern, token, recursive=recursive)
-        if not entry.is_marker
+        Found(prefix.with_key(key), size, etag, last_modified)
+        for key, size, etag, last_modified in without_markers(scan(store, prefix, pattern, token, recursive=recursive))
     ]
     found.sort(key=lambda item: item.uri.key)
     return found

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
-from s3dlio import api, buckets
+from s3dlio import api, buckets, transfers
 from s3dlio.awaitable import awaitable
 from s3dlio.object_writer import create_writer
 from s3dlio.options import StoreOptions
@@ -66,11 +66,15 @@ class ObjectStore:
     put_many = _with_options(api.put_many)
     delete = _with_options(api.delete)
     list = _with_options(buckets.list_uris)
+    iter_objects = _with_options(buckets.iter_objects)
     create_writer = _with_options(create_writer)
     mkdir = _with_options(buckets.mkdir)
     create_bucket = _with_options(buckets.create_bucket)
     delete_bucket = _with_options(buckets.delete_bucket)
     list_containers = _with_options(buckets.list_containers)
+    copy = _with_options(transfers.copy)
+    download = _with_options(transfers.download)
+    upload = _with_options(transfers.upload)
     get_async = awaitable(get)
     get_range_async = awaitable(get_range)
     get_into_async = awaitable(get_into)
@@ -84,6 +88,9 @@ class ObjectStore:
     exists_async = awaitable(exists)
     delete_async = awaitable(delete)
     mkdir_async = awaitable(mkdir)
+    copy_async = awaitable(copy)
+    download_async = awaitable(download)
+    upload_async = awaitable(upload)
     list_async = awaitable(list)  # noqa: A003 - the verb above
 
     def __repr__(self) -> str:

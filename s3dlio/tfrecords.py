@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from s3dlio.batches import run_batches
 from s3dlio.buffers import KIB, MIB, bytes_of, flat_bytes
 from s3dlio.cancel import CancellationToken
-from s3dlio.crew import CREW
-from s3dlio.errors import FormatError, ObjectChangedError, TFRecordError
+from s3dlio.crew import CREW, map_all
+from s3dlio.errors import FormatError, ObjectChangedError, OptionError, TFRecordError
 from s3dlio.fetch import Fetcher, Read
 from s3dlio.formats.deflate import check_compression, unpacked
 from s3dlio.formats.tfrecord import FOOT, HEAD, beyond, compression_of, payload, records
 from s3dlio.formats.tfrecord_index import Index, Scanner, scan
 from s3dlio.options import StoreOptions
-from s3dlio.progress import Tell, silence, telling
+from s3dlio.progress import Count, Tell, silence, telling
 from s3dlio.record_writer import TFRecordWriter
 from s3dlio.remote import RemoteObject
 from s3dlio.stores import open_store
@@ -59,6 +61,8 @@ _SHORT_READ = 512
 _LONG_READ = MIB
 #: Another read (4 us) costs as much as reading on over so many bytes.
 _NEAR_BYTES = 64 * KIB
+#: Files whose indexes are made at once, without an executor.
+_FILES_AT_ONCE = 8
 #: Bytes of a local file between two reports of progress.
 _REPORT_EVERY = 64 * MIB
 
@@ -67,29 +71,33 @@ _REPORT_EVERY = 64 * MIB
 
 
 def create_tfrecord_index(
-    input_path: Where,
+    input_path: Where | Sequence[Where],
     output_path: Where | None = None,
     *,
     progress: bool | Callable[[int, int], object] = False,
     options: StoreOptions | None = None,
+    executor: Executor | None = None,
 ) -> int:
-    """Write the index of a TFRecord file, as NVIDIA DALI's ``tfrecord2idx`` does.
+    """Write the index of a TFRecord file, or of each of several, as NVIDIA DALI's ``tfrecord2idx`` does.
 
     The index is a text of lines ``offset size``: where a record's frame begins, and the bytes of the whole
     frame. Of local files only the headers are read; others come once, as a stream, in bounded memory.
 
     Args:
-        input_path: The file, as a URI or a local path.
+        input_path: The file, as a URI or a local path, or several: of these some are read at once.
         output_path: Where the index goes, as a URI or a local path; ``None``: beside the file, ``.idx``
-            appended.
+            appended, as always for several.
         progress: ``True`` draws a bar while standard error is a terminal. A function is called with the
-            bytes done and the bytes in all, at last with both equal.
+            bytes done and the bytes in all (files, for several), at last with both equal.
         options: How to reach the stores.
+        executor: Workers that do several files, one at a time each: processes, a Dask cluster, any
+            ``concurrent.futures.Executor``.
 
     Returns:
-        The number of records.
+        The number of records, of all files.
 
     Raises:
+        OptionError: ``output_path`` is given for several files.
         TFRecordError: The file is damaged (the message names the offset), cut short, or compressed.
         StoreError: The file cannot be read, or the index not written.
 
@@ -102,6 +110,11 @@ def create_tfrecord_index(
         >>> tfrecords.read_tfrecord_index("memory://demo/a.tfrecord.idx")[0]
         Entry(offset=0, size=20)
     """
+    if not isinstance(input_path, str | PurePath):
+        if output_path is not None:
+            msg = "output_path goes with one file; the indexes of several are written beside them"
+            raise OptionError(msg, operation="create_tfrecord_index")
+        return _index_all(list(input_path), progress, options, executor)
     where = _object(input_path, "create_tfrecord_index")
     goal = _object(f"{where}.idx" if output_path is None else output_path, "create_tfrecord_index")
     with telling(progress, f"index of {where}") as tell:
@@ -111,6 +124,37 @@ def create_tfrecord_index(
     store.sizes.forget(goal)
     store.put(goal, memoryview(index.to_text()), PutOptions(), token)
     return len(index)
+
+
+def _index_all(
+    files: list[Where],
+    progress: bool | Callable[[int, int], object],  # noqa: FBT001 - the public argument, handed on
+    options: StoreOptions | None,
+    executor: Executor | None,
+) -> int:
+    jobs = [(str(_object(file, "create_tfrecord_index")), options) for file in files]
+    token, total = CREW.get().token, 0
+    with telling(progress, f"indexes of {len(jobs)} files") as tell:
+        count = Count(len(jobs), tell)
+
+        def work(job: tuple[str, StoreOptions | None], _token: CancellationToken) -> int:
+            records = _index_one(job)
+            count.add(1)
+            return records
+
+        if executor is None:
+            return sum(map_all(work, jobs, _FILES_AT_ONCE, token))
+        for _, result in run_batches(executor, _index_one, jobs, token):
+            if isinstance(result, BaseException):
+                raise result
+            total += result
+            count.add(1)
+    return total
+
+
+def _index_one(job: tuple[str, StoreOptions | None]) -> int:
+    """Write the index of one file, in whichever process. Done twice it leaves the same."""
+    return create_tfrecord_index(job[0], options=job[1])
 
 
 def read_tfrecord_index(path: Where, *, options: StoreOptions | None = None) -> Index:

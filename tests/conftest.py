@@ -30,6 +30,7 @@ for name in (
     "contract_reads",
     "contract_writes",
     "contract_streams",
+    "contract_transfers",
     "contract_lists",
 ):
     pytest.register_assert_rewrite(f"tests.{name}")

@@ -22,6 +22,7 @@ from tests.contract_checkpoints import Checkpoints
 from tests.contract_lists import Containers, Listings
 from tests.contract_reads import Reads
 from tests.contract_streams import Streams
+from tests.contract_transfers import Transfers
 from tests.contract_writes import Writes
 
 
@@ -111,5 +112,5 @@ class Life(Backend):
         assert len(s3dlio.list(root)) == (5 if self.is_shared else 4)
 
 
-class StoreContract(Reads, Writes, Streams, Checkpoints, Listings, Containers, Life):
+class StoreContract(Reads, Writes, Streams, Transfers, Checkpoints, Listings, Containers, Life):
     """All of it."""

@@ -15,6 +15,8 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -471,6 +473,24 @@ def test_a_folder_is_no_target(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="a file stands where a directory is needed"):
         TFRecordWriter(tmp_path / "file" / "x")
+
+
+def test_the_indexes_of_many_files_are_made_at_once(tmp_path: Path) -> None:
+    files = [tmp_path / f"{n}.tfrecord" for n in range(5)]
+    for file in files:
+        tf_file(file, SAMPLES, "")
+    told: list[tuple[int, int]] = []
+    count = create_tfrecord_index(files, progress=lambda *done: told.append(done))
+    assert (count, told[-1]) == (5 * len(SAMPLES), (5, 5))
+    made = [(tmp_path / f"{n}.tfrecord.idx").read_bytes() for n in range(5)]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert create_tfrecord_index([str(file) for file in files], executor=pool) == count
+        files[2].write_bytes(b"no records at all, but long enough for a head")
+        with pytest.raises(TFRecordError, match=r"2\.tfrecord"):
+            create_tfrecord_index(files, executor=pool)
+    assert made == [(tmp_path / f"{n}.tfrecord.idx").read_bytes() for n in range(5)]
+    with pytest.raises(OptionError, match="one file"):
+        create_tfrecord_index(files, tmp_path / "out")
 
 
 # -- telling --------------------------------------------------------------------------------------------

@@ -21,16 +21,22 @@ from s3dlio.cancel import CancellationToken
 from s3dlio.errors import OptionError, StoreError, UriError
 from s3dlio.options import StoreOptions
 from s3dlio.stores import xml
-from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, PutOptions
+from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, PutOptions, Version
 from s3dlio.stores.blocks import BLOCK_LIMITS, BlockUpload
+from s3dlio.stores.copying import copied
 from s3dlio.stores.credentials import AzureIdentity, BearerIdentity, FixedToken
 from s3dlio.stores.rest import NO_QUERY, RestStore, make_transport
 from s3dlio.stores.sigv4 import quote_key, quote_query
 from s3dlio.uri import Uri
 from s3dlio.version import VERSION
+from s3dlio.wire.client import Client
+from s3dlio.wire.head import Head
 from s3dlio.wire.transport import Call, Headers, Transport
 
 _API_VERSION = "2021-12-02"
+#: Between two looks at whether a copy is done.
+_FIRST_LOOK_S = 0.05
+_LOOK_EVERY_S = 5.0
 #: Standard header fields in the order in which the string to sign lists their values.
 _SIGNED_FIELDS = (
     "content-encoding", "content-language", "content-length", "content-md5", "content-type", "date",
@@ -150,6 +156,37 @@ class AzureStore(RestStore):
         """See :meth:`s3dlio.stores.rest.RestStore.put_headers`."""
         return {**super().put_headers(options), "x-ms-blob-type": "BlockBlob"}
 
+    def copy(self, source: Uri, target: Uri, version: Version, token: CancellationToken) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.copy`: within an account."""
+        there, here = self._locate(source), self._locate(target)
+        if there.account != here.account:
+            return False
+        address = urllib.parse.urlsplit(self._endpoint(there.account))
+        path = f"{address.path.rstrip('/')}/{quote_key(there.container)}/{quote_key(there.name)}"
+        access = f"?{quote_query(self._sas)}" if self._sas else ""
+        fields = {
+            "x-ms-copy-source": f"{address.scheme}://{address.netloc}{path}{access}",
+            "content-length": "0",
+        }
+        if version.etag:
+            fields["x-ms-source-if-match"] = version.etag
+        answer = copied(self, target, {}, fields, token)
+        return answer is not None and self._await_copy(target, answer.head, token)
+
+    def _await_copy(self, target: Uri, head: Head, token: CancellationToken) -> bool:
+        """Wait until a blob is copied: within an account that is nearly always at once."""
+        pause_s = _FIRST_LOOK_S
+        while (status := head.field("x-ms-copy-status")) == "pending":
+            token.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LOOK_EVERY_S)
+            transport, call = self._call("copy", target)
+            head = transport.ask(call, "HEAD", {}, token).head
+        if status != "success":
+            why = head.field("x-ms-copy-status-description") or status or "it does not say how it ended"
+            msg = f"the service has not copied the blob: {why}"
+            raise StoreError(msg, uri=str(target), operation="copy")
+        return True
+
     limits = BLOCK_LIMITS
 
     def upload(self, uri: Uri, options: PutOptions, _token: CancellationToken) -> BlockUpload:
@@ -172,6 +209,9 @@ class AzureStore(RestStore):
             query["delimiter"] = "/"
         transport, call = self._container("list", prefix, query)
         return xml.parse_azure_page(transport.ask(call, "GET", {}, token).body)
+
+    def _listing_client(self, prefix: Uri) -> Client:
+        return self._container("list", prefix)[0].client
 
     def head(self, uri: Uri, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.base.Store.head`; a container behind its account can be asked for too."""

@@ -99,11 +99,13 @@ class PutOptions:
         content_type: Media type; empty leaves it to the backend.
         metadata: The user's own keys and values.
         overwrite: ``False`` refuses, atomically where the backend can, to replace an object.
+        durable: ``False`` leaves it to the system when a file reaches the disk.
     """
 
     content_type: str = ""
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     overwrite: bool = True
+    durable: bool = True
 
 
 def bare(etag: str) -> str:
@@ -292,6 +294,28 @@ class Store(abc.ABC):
             StoreError: It cannot be begun.
         """
 
+    #: Of a larger object the far side copies one stretch at a time (:meth:`s3dlio.stores.upload.Upload.copy`).
+    copy_bytes: ClassVar[int] = 1 << 62
+
+    def copy(self, _source: Uri, _target: Uri, _version: Version, _token: CancellationToken) -> bool:
+        """Have the far side (or the kernel) copy an object, atomically, without its bytes passing through here.
+
+        Args:
+            _source: What is copied, with its media type and metadata where there are any.
+            _target: The copy's address.
+            _version: Which content it must have.
+            _token: Stops the work.
+
+        Returns:
+            Whether that was done; ``False`` where there is no such way.
+
+        Raises:
+            NotFoundError: The object or the target's container is not there.
+            ObjectChangedError: The object has another content.
+            StoreError: It cannot be copied.
+        """
+        return False
+
     @abc.abstractmethod
     def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
         """Delete objects of one container; those that are not there are fine."""
@@ -308,6 +332,10 @@ class Store(abc.ABC):
         Raises:
             NotFoundError: The container does not exist.
         """
+
+    def lists_at_once(self, _prefix: Uri) -> bool:
+        """Tell whether several prefixes listed at once come sooner than one after the other."""
+        return False
 
     # -- containers -------------------------------------------------------------------------------
 

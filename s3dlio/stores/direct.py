@@ -18,6 +18,7 @@ import numpy as np
 from s3dlio.buffers import MIB, POOL, bytes_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import ObjectChangedError
+from s3dlio.stores.base import Version
 from s3dlio.stores.draft import Draft
 from s3dlio.stores.local import LocalStore
 from s3dlio.stores.upload import Limits
@@ -89,6 +90,10 @@ class DirectStore(LocalStore):
     open_flags = LocalStore.open_flags | _O_DIRECT
     draft = _DirectDraft
     limits = Limits(multiple=ALIGNMENT, free=True)
+
+    def copy(self, _source: Uri, _target: Uri, _version: Version, _token: CancellationToken) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.copy`: not by the kernel, which would copy through the page cache."""
+        return False
 
     @contextlib.contextmanager
     def _open(self, uri: Uri) -> Iterator[int]:

@@ -27,6 +27,9 @@ _SHOWN_CHARS = 50
 #: One call writes at most this much, so that a cancelled write of a huge file ends soon.
 _STEP_BYTES = 64 * 1024 * 1024
 
+#: What a kernel or a file system says that does not copy between these two files.
+_NO_COPIES = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY})
+
 _KINDS: dict[int, type[StoreError]] = {
     errno.ENOENT: NotFoundError,
     errno.ENOTDIR: NotFoundError,
@@ -89,14 +92,34 @@ class Draft:
                 done += os.pwrite(self._descriptor, piece[done : done + _STEP_BYTES], start + done)
             start += len(piece)
 
-    def publish(self, length: int, *, overwrite: bool) -> os.stat_result:
+    def fill_from(self, source: int, length: int, token: CancellationToken) -> bool:
+        """Have the kernel copy the first bytes of an open file (or share its blocks); ``False``: it cannot."""
+        copy_range = getattr(os, "copy_file_range", None)
+        done = 0
+        while copy_range and done < length:
+            token.check()
+            try:
+                count = copy_range(source, self._descriptor, min(length - done, _STEP_BYTES), done, done)
+            except OSError as error:
+                if error.errno in _NO_COPIES and not done:
+                    return False
+                raise
+            if not count:
+                return False
+            done += count
+        return done == length
+
+    def publish(self, length: int, *, overwrite: bool, durable: bool = True) -> os.stat_result:
         """Give the file its name, once its ``length`` bytes are on the disk, and return its status.
+
+        Not ``durable``, it has the name once they are written, and the system brings them to the disk later.
 
         Raises:
             IntegrityError: It has another length. It gets no name.
         """
         self._settle(length)
-        os.fsync(self._descriptor)
+        if durable:
+            os.fsync(self._descriptor)
         status = os.fstat(self._descriptor)
         if status.st_size != length:
             msg = f"the file has {status.st_size} bytes, {length} were written"
@@ -107,7 +130,8 @@ class Draft:
         else:
             os.link(self._path, self._final)  # fails if the name is taken, which rename would not
             os.unlink(self._path)
-        _sync_folder(self._folder)
+        if durable:
+            _sync_folder(self._folder)
         return status
 
     def _settle(self, length: int) -> None:
@@ -142,12 +166,14 @@ class FileUpload(Upload):
         uri: The file.
         draft: Its content so far: nothing.
         overwrite: ``False`` refuses to replace a file.
+        durable: ``False`` leaves it to the system when the file reaches the disk.
     """
 
-    def __init__(self, uri: Uri, draft: Draft, *, overwrite: bool) -> None:
+    def __init__(self, uri: Uri, draft: Draft, *, overwrite: bool, durable: bool = True) -> None:
         self._uri = uri
         self._draft = draft
         self._overwrite = overwrite
+        self._durable = durable
 
     def send(self, part: Part, token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.upload.Upload.send`."""
@@ -158,7 +184,7 @@ class FileUpload(Upload):
         """See :meth:`s3dlio.stores.upload.Upload.complete`."""
         token.check()
         with mapped(self._uri, "put"):
-            status = self._draft.publish(length, overwrite=self._overwrite)
+            status = self._draft.publish(length, overwrite=self._overwrite, durable=self._durable)
         return ObjectInfo(length, etag=tag_of(status))
 
     def abort(self) -> None:

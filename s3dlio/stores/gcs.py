@@ -14,7 +14,8 @@ from s3dlio.checksums import base64_of
 from s3dlio.errors import OptionError
 from s3dlio.options import StoreOptions
 from s3dlio.stores import xml
-from s3dlio.stores.base import PutOptions
+from s3dlio.stores.base import PutOptions, Version
+from s3dlio.stores.copying import copied, copy_fields
 from s3dlio.stores.credentials import BearerIdentity, FixedToken, GoogleIdentity
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
 from s3dlio.stores.rest import NO_QUERY, RestStore, make_transport
@@ -83,6 +84,12 @@ class GcsStore(RestStore):
         if self.options.upload_checksum:
             headers["x-goog-hash"] = f"crc32c={base64_of(crc32c)}"
         return headers
+
+    copy_letters = "goog"
+
+    def copy(self, source: Uri, target: Uri, version: Version, token: CancellationToken) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.copy`: of any size."""
+        return copied(self, target, {}, copy_fields(self.copy_letters, source, version), token) is not None
 
     limits = MULTIPART_LIMITS._replace(conditional=False)
 

@@ -130,13 +130,26 @@ class LocalStore(Store):
         """See :meth:`s3dlio.stores.base.Store.put`. Content type and metadata are not kept by files."""
         with mapped(uri, "put"), self.draft(uri) as draft:
             draft.write(0, [data], token)
-            status = draft.publish(data.nbytes, overwrite=options.overwrite)
+            status = draft.publish(data.nbytes, overwrite=options.overwrite, durable=options.durable)
             return ObjectInfo(data.nbytes, etag=tag_of(status))
 
     def upload(self, uri: Uri, options: PutOptions, _token: CancellationToken) -> FileUpload:
         """See :meth:`s3dlio.stores.base.Store.upload`."""
         with mapped(uri, "put"):
-            return FileUpload(uri, self.draft(uri), overwrite=options.overwrite)
+            return FileUpload(uri, self.draft(uri), overwrite=options.overwrite, durable=options.durable)
+
+    def copy(self, source: Uri, target: Uri, version: Version, token: CancellationToken) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.copy`: by the kernel, which may share the blocks."""
+        with mapped(source, "copy"), self._open(source) as descriptor:
+            there = _version(descriptor)
+            if version.size >= 0 and there != version:
+                msg = "the file is another than the one that was found"
+                raise ObjectChangedError(msg, uri=str(source), operation="copy")
+            with mapped(target, "copy"), self.draft(target) as draft:
+                if not draft.fill_from(descriptor, there.size, token):
+                    return False
+                draft.publish(there.size, overwrite=True, durable=False)
+        return True
 
     def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.delete`. A key ending in ``/`` is an empty directory."""

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import base64_of
 from s3dlio.errors import AccessDeniedError, AlreadyExistsError, IntegrityError, NotFoundError, StoreError
+from s3dlio.ranges import Span
 from s3dlio.stores import xml
-from s3dlio.stores.base import ObjectInfo, PutOptions, bare, quoted
+from s3dlio.stores.base import ObjectInfo, PutOptions, Version, bare, quoted
+from s3dlio.stores.copying import copied, copy_fields
 from s3dlio.stores.upload import Limits, Part, Upload
 from s3dlio.uri import Uri
 from s3dlio.wire.refusals import Refused, to_error
@@ -57,7 +59,7 @@ class MultipartUpload(Upload):
         self._must_be_new = not options.overwrite
         #: Whether the server heeds ``if-none-match`` when the upload is completed.
         self._is_conditional = store.limits.conditional
-        self._tags: dict[int, tuple[str, int]] = {}
+        self._tags: dict[int, tuple[str, int | None]] = {}
         self._refuse_existing(token)
         headers = store.put_headers(PutOptions(options.content_type, options.metadata))
         headers |= {**begin_headers, "content-length": "0"}
@@ -86,6 +88,19 @@ class MultipartUpload(Upload):
             raise StoreError(msg, uri=str(self._uri), operation="put")
         self._tags[part.number] = etag, part.crc32c
 
+    def copy(self, number: int, source: Uri, span: Span, version: Version, token: CancellationToken) -> bool:
+        """See :meth:`s3dlio.stores.upload.Upload.copy`."""
+        letters = self._store.copy_letters
+        fields = copy_fields(letters, source, version)
+        fields[f"x-{letters}-copy-source-range"] = f"bytes={span.start}-{span.stop - 1}"
+        query = {"partNumber": str(number + 1), "uploadId": self._id}
+        answer = copied(self._store, self._uri, query, fields, token)
+        if answer is None:
+            return False
+        etag, crc = xml.copied_part(answer.body)
+        self._tags[number] = etag, crc
+        return True
+
     def complete(self, length: int, parts: int, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.upload.Upload.complete`."""
         self._refuse_existing(token)
@@ -102,9 +117,9 @@ class MultipartUpload(Upload):
             raise IntegrityError(msg, uri=str(self._uri), operation="put")
         return info
 
-    def _join(self, tags: list[tuple[str, int]], token: CancellationToken) -> str:
+    def _join(self, tags: list[tuple[str, int | None]], token: CancellationToken) -> str:
         """Make the object; return its entity tag as far as the server has told it."""
-        known = [(quoted(etag), base64_of(crc) if self._sums else "") for etag, crc in tags]
+        known = [(quoted(etag), base64_of(crc) if self._sums and crc is not None else "") for etag, crc in tags]
         body = memoryview(xml.complete_request(known))
         headers = {"content-length": str(len(body)), "content-type": "application/xml"}
         if self._must_be_new and self._is_conditional:
@@ -126,7 +141,7 @@ class MultipartUpload(Upload):
                 raise to_error("put", self._uri, refused, attempt)
             token.sleep(min(self._store.options.retry_max_s, self._store.options.retry_base_s * 2**attempt))
 
-    def _is_there(self, tags: list[tuple[str, int]], token: CancellationToken) -> bool:
+    def _is_there(self, tags: list[tuple[str, int | None]], token: CancellationToken) -> bool:
         """Tell whether the object is the one that these parts make, by the entity tag that S3 gives it."""
         try:
             return self._store.head(self._uri, token).etag == _joint_tag(tags)
@@ -141,7 +156,7 @@ class MultipartUpload(Upload):
             return  # it is completed, or somebody else has aborted it
 
 
-def _joint_tag(tags: list[tuple[str, int]]) -> str:
+def _joint_tag(tags: list[tuple[str, int | None]]) -> str:
     """Return the entity tag that S3 gives to what these parts make.
 
     Raises:

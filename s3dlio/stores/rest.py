@@ -42,6 +42,8 @@ _LATE_THREADS = 8
 #: call that takes the interpreter lock again: 16 threads at it reached 0.9 GiB/s, 4 reached 1.2.
 _NEAR_S = 0.002
 _NEAR_TLS_RANGES = 4
+#: A page of 1,000 keys is read in 2 ms: a server this far off keeps several waiting.
+_FAR_S = 0.01
 #: Key and value of the Range field in, the whole head of a GET out.
 Quick = Callable[[str, str], bytes]
 
@@ -58,6 +60,8 @@ class RestStore(Store):
     #: Header field of the version, and of the storage class.
     version_field: ClassVar[str]
     class_field: ClassVar[str]
+    #: Behind the ``x-`` of the header fields that speak of copies.
+    copy_letters: ClassVar[str] = ""
 
     # -- the dialect ------------------------------------------------------------------------------
 
@@ -230,7 +234,7 @@ class RestStore(Store):
         answer = transport.ask(call, "PUT", headers, token, [data])
         return ObjectInfo(data.nbytes, etag=bare(answer.head.etag), content_type=options.content_type)
 
-    def ask(
+    def ask(  # noqa: PLR0913 - what a request is made of
         self,
         method: str,
         uri: Uri,
@@ -238,10 +242,12 @@ class RestStore(Store):
         headers: Mapping[str, str],
         token: CancellationToken,
         body: Sequence[memoryview] = (),
+        *,
+        operation: str = "put",
     ) -> Answer:
-        """Send one of the requests that an upload is made of, and return its answer."""
+        """Send one of the requests that an upload or a copy is made of, and return its answer."""
         check_headers(headers)
-        transport, call = self._call("put", uri, query)
+        transport, call = self._call(operation, uri, query)
         return transport.ask(call, method, headers, token, body)
 
     def body_headers(self, body: Sequence[memoryview], _crc32c: int) -> dict[str, str]:
@@ -294,6 +300,14 @@ class RestStore(Store):
                 msg = "the listing does not go on: the server names the same page again"
                 raise StoreError(msg, uri=str(prefix), operation="list")
             cursor = page.cursor
+
+    def lists_at_once(self, prefix: Uri) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.lists_at_once`: where a page takes longer to come than to read."""
+        latency = self._listing_client(prefix).latency_s()
+        return latency is not None and latency >= _FAR_S
+
+    def _listing_client(self, prefix: Uri) -> Client:
+        return self._call("list", prefix)[0].client
 
 
 def _made(quick: Quick, uri: Uri, span: str) -> bytes:

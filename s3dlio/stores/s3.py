@@ -17,7 +17,8 @@ from s3dlio.checksums import base64_of
 from s3dlio.errors import AccessDeniedError, StoreError
 from s3dlio.options import StoreOptions
 from s3dlio.stores import xml
-from s3dlio.stores.base import PutOptions
+from s3dlio.stores.base import PutOptions, Version
+from s3dlio.stores.copying import copied, copy_fields
 from s3dlio.stores.credentials import AwsIdentity, AwsSettings, aws_settings
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
 from s3dlio.stores.rest import NO_QUERY, Quick, RestStore, make_transport
@@ -193,6 +194,15 @@ class S3Store(RestStore):
             query["delimiter"] = "/"
         transport, call = self._call("list", prefix.with_key(""), query)
         return xml.parse_s3_page(transport.ask(call, "GET", {}, token).body)
+
+    copy_letters = "amz"
+    #: S3 copies up to 5 GiB with one request, but some servers are silent for as long as that takes, which a limit on
+    #: silence must not end; several stretches at once are faster, too.
+    copy_bytes = 256 << 20
+
+    def copy(self, source: Uri, target: Uri, version: Version, token: CancellationToken) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.copy`."""
+        return copied(self, target, {}, copy_fields(self.copy_letters, source, version), token) is not None
 
     limits = MULTIPART_LIMITS
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from s3dlio.cancel import CancellationToken
 
 if TYPE_CHECKING:
-    from s3dlio.stores.base import ObjectInfo
+    from s3dlio.ranges import Span
+    from s3dlio.stores.base import ObjectInfo, Version
+    from s3dlio.uri import Uri
 
 
 class Limits(NamedTuple):
@@ -71,6 +73,15 @@ class Upload(abc.ABC):
         Raises:
             StoreError: It could not be sent; the upload is to be aborted.
         """
+
+    def copy(self, _number: int, _source: Uri, _span: Span, _version: Version, _token: CancellationToken) -> bool:
+        """Make a part of a stretch of another object of the same store; ``False``: it must be sent.
+
+        Raises:
+            ObjectChangedError: The other object has another content.
+            StoreError: It cannot be copied.
+        """
+        return False
 
     @abc.abstractmethod
     def complete(self, length: int, parts: int, token: CancellationToken) -> ObjectInfo:

@@ -6,6 +6,7 @@ parser underneath) bounds entity expansion itself; the answer's size is bounded 
 
 from __future__ import annotations
 
+import base64
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from urllib.parse import unquote_plus
 from xml.sax.saxutils import escape
 
 from s3dlio.stores.base import Entry
+from s3dlio.stores.pages import quick_rows
 from s3dlio.wire.head import Head, ProtocolError
 from s3dlio.wire.refusals import Fault
 
@@ -59,6 +61,14 @@ def explain(head: Head, body: bytes) -> Fault:
 
 def parse_s3_page(body: bytes) -> Page:
     """Parse an answer to ListObjectsV2."""
+    quick = quick_rows(body)
+    if quick is not None:
+        page = _s3_page(quick[1])
+        return Page(quick[0] + page.entries, page.cursor)
+    return _s3_page(body)
+
+
+def _s3_page(body: bytes) -> Page:
     root = parse(body)
     if root.tag != "ListBucketResult":
         msg = f"expected a listing, got <{root.tag}>"
@@ -174,6 +184,20 @@ def complete_request(parts: list[tuple[str, str]]) -> bytes:
         items.append(f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag>{checksum}</Part>")
     space = "http://s3.amazonaws.com/doc/2006-03-01/"
     return f'<CompleteMultipartUpload xmlns="{space}">{"".join(items)}</CompleteMultipartUpload>'.encode()
+
+
+def copied_part(body: bytes) -> tuple[str, int | None]:
+    """Return entity tag (without quotes) and CRC-32C, if it is told, of a part that was copied.
+
+    Raises:
+        ProtocolError: There is no tag.
+    """
+    root = parse(body)
+    etag, crc = (root.findtext("ETag") or "").strip('"'), root.findtext("ChecksumCRC32C")
+    if not etag:
+        msg = f"the server has copied a part and not confirmed it: {body[:60]!r}"
+        raise ProtocolError(msg)
+    return etag, int.from_bytes(base64.b64decode(crc), "big") if crc else None
 
 
 def joined_tag(body: bytes) -> str:
