@@ -80,6 +80,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         list_objects,
         stat_object,
     )
+    from s3dlio.datagen import generate_blocks, generate_data, generate_data_with_threads, generate_npz_bytes
     from s3dlio.dataset import ObjectDataset, create_dataset
     from s3dlio.errors import (
         AccessDeniedError,
@@ -173,6 +174,8 @@ _WRITERS = (
     "create_filesystem_writer", "create_gcs_writer", "create_s3_writer", "create_writer",
 )  # fmt: skip
 
+_DATAGEN = ("generate_blocks", "generate_data", "generate_data_with_threads", "generate_npz_bytes")
+
 #: Public name -> module and the name there.
 _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.api", name) for name in _VERBS},
@@ -196,6 +199,7 @@ _PLACES: dict[str, tuple[str, str]] = {
     "PyWriterOptions": ("s3dlio.writer_options", "WriterOptions"),
     "WriterOptions": ("s3dlio.writer_options", "WriterOptions"),
     **{name: ("s3dlio.multipart_writer", name) for name in _MULTIPART},
+    **{name: ("s3dlio.datagen", name) for name in _DATAGEN},
     "TFRecordWriter": ("s3dlio.record_writer", "TFRecordWriter"),
     "decode_example": ("s3dlio.formats.example", "decode_example"),
     "encode_example": ("s3dlio.formats.example", "encode_example"),
