@@ -125,6 +125,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         create_writer,
     )
     from s3dlio.object_writer import ObjectWriter as PyObjectWriter
+    from s3dlio.oplog import finalize_op_log, init_logging, init_op_log, is_op_log_active
     from s3dlio.options import StoreOptions
     from s3dlio.record_writer import TFRecordWriter
     from s3dlio.stores.base import Store
@@ -176,6 +177,8 @@ _WRITERS = (
 
 _DATAGEN = ("generate_blocks", "generate_data", "generate_data_with_threads", "generate_npz_bytes")
 
+_OPLOG = ("finalize_op_log", "init_logging", "init_op_log", "is_op_log_active")
+
 #: Public name -> module and the name there.
 _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.api", name) for name in _VERBS},
@@ -200,6 +203,7 @@ _PLACES: dict[str, tuple[str, str]] = {
     "WriterOptions": ("s3dlio.writer_options", "WriterOptions"),
     **{name: ("s3dlio.multipart_writer", name) for name in _MULTIPART},
     **{name: ("s3dlio.datagen", name) for name in _DATAGEN},
+    **{name: ("s3dlio.oplog", name) for name in _OPLOG},
     "TFRecordWriter": ("s3dlio.record_writer", "TFRecordWriter"),
     "decode_example": ("s3dlio.formats.example", "decode_example"),
     "encode_example": ("s3dlio.formats.example", "encode_example"),

@@ -323,7 +323,7 @@ def put(
         if order.uris:
             write_all(store_of(order.uris[0]), order, options, current_token())
         return
-    if generation or template is not None:
+    if generation or template is not None or isinstance(data, int):
         names = ", ".join(generation) or "template"
         msg = f"put() takes data, or makes objects up as {names} tells it: not both"
         raise OptionError(msg, uri=uri, operation="put")

@@ -90,6 +90,11 @@ class Lane:
         self._client.note_latency(time.perf_counter() - sent_at)
         return part
 
+    @property
+    def client(self) -> Client:
+        """Where the connection comes from."""
+        return self._client
+
     def _take(self) -> Connection:
         self._connection, _reused = self._client.take(self._token)
         return self._connection
