@@ -126,6 +126,8 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     )
     from s3dlio.object_writer import ObjectWriter as PyObjectWriter
     from s3dlio.oplog import finalize_op_log, init_logging, init_op_log, is_op_log_active
+    from s3dlio.oplog_reading import plot_op_log, read_op_log, summarize_op_log
+    from s3dlio.oplog_replay import replay_op_log
     from s3dlio.options import StoreOptions
     from s3dlio.record_writer import TFRecordWriter
     from s3dlio.stores.base import Store
@@ -204,6 +206,8 @@ _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.multipart_writer", name) for name in _MULTIPART},
     **{name: ("s3dlio.datagen", name) for name in _DATAGEN},
     **{name: ("s3dlio.oplog", name) for name in _OPLOG},
+    **{name: ("s3dlio.oplog_reading", name) for name in ("plot_op_log", "read_op_log", "summarize_op_log")},
+    "replay_op_log": ("s3dlio.oplog_replay", "replay_op_log"),
     "TFRecordWriter": ("s3dlio.record_writer", "TFRecordWriter"),
     "decode_example": ("s3dlio.formats.example", "decode_example"),
     "encode_example": ("s3dlio.formats.example", "encode_example"),
