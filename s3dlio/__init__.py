@@ -107,6 +107,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.formats.example import decode_example, encode_example
     from s3dlio.jax import S3JaxIterable
     from s3dlio.loader_options import LoaderOptions, PyLoaderOptions
+    from s3dlio.mp_reading import mp_get
     from s3dlio.multipart_writer import (
         MultipartUploadSink,
         MultipartUploadWriter,
@@ -207,6 +208,7 @@ _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.datagen", name) for name in _DATAGEN},
     **{name: ("s3dlio.oplog", name) for name in _OPLOG},
     **{name: ("s3dlio.oplog_reading", name) for name in ("plot_op_log", "read_op_log", "summarize_op_log")},
+    "mp_get": ("s3dlio.mp_reading", "mp_get"),
     "replay_op_log": ("s3dlio.oplog_replay", "replay_op_log"),
     "TFRecordWriter": ("s3dlio.record_writer", "TFRecordWriter"),
     "decode_example": ("s3dlio.formats.example", "decode_example"),

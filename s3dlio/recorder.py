@@ -300,6 +300,13 @@ def _at_exit() -> None:
         _log.error("%s", error)
 
 
+def follow(path: str, packed: bool) -> None:  # noqa: FBT001 - sent from another process as it is
+    """Write what belongs to another process's log into ``PATH.PID``, unless a log is being written here."""
+    global active  # noqa: PLW0603 - as above
+    if active is None:
+        active = Recorder(f"{path}.{os.getpid()}", packed=packed)
+
+
 def _in_child() -> None:
     """Write a log of its own, once there is something to write: what waits in the parent's is the parent's."""
     global active  # noqa: PLW0603 - as above
