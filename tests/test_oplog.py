@@ -133,6 +133,21 @@ def test_every_get_is_a_line_on_every_way(at_origin: FaultOrigin, log: Path) -> 
     assert sum(row["bytes"] == "20" for row in rows) == 20
 
 
+def test_a_lane_that_is_closed_sends_nothing_and_logs_nothing(at_origin: FaultOrigin, log: Path) -> None:
+    from s3dlio.cancel import CancellationToken
+    from s3dlio.stores import open_store
+
+    at_origin.objects["/bucket/a"] = blob(100)
+    at_origin.plan_all(*[fault for _ in range(3) for fault in (s3_error(503, "SlowDown"), None)])
+    with open_store("s3://bucket/").lane(CancellationToken()) as read:
+        for _ in range(6):
+            read(parse("s3://bucket/a"), 0, 100, lambda size: memoryview(bytearray(size)))
+    s3dlio.finalize_op_log()
+    rows = _rows(log)
+    assert len(rows) == len(at_origin.requests)
+    assert sum(not row["error"] for row in rows) == 6
+
+
 def test_sweeps_and_flows_are_logged_as_such(at_origin: FaultOrigin, log: Path) -> None:
     from s3dlio.cancel import CancellationToken
     from s3dlio.stores import open_store

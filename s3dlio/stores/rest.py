@@ -106,12 +106,10 @@ class RestStore(Store):
                     way = ways[uri.container] = stack.enter_context(Lane(client, token)), quick
                 lane, quick = way
                 request = _made(quick, uri, f"bytes={start}-{start + limit - 1}")
-                if recorder.active is None:
+                if recorder.active is None or lane.is_closed:
                     done = lane.read(request, start, limit, place)
                 else:
-                    watch = Watch(uri, lane.client)
-                    done = lane.read(request, start, limit, watch.placing(place))
-                    watch.over(good=done is not None)
+                    done = _read_watched(lane, request, (uri, start, limit), place)
                 return Version(*done) if done else self.read_first(uri, start, limit, place, token)
 
             yield read
@@ -319,6 +317,17 @@ def _made(quick: Quick, uri: Uri, span: str) -> bytes:
     except StoreError as error:
         error.concern(uri, "get")
         raise
+
+
+def _read_watched(lane: Lane, request: bytes, wanted: tuple[Uri, int, int], place: Place) -> tuple[int, str] | None:
+    uri, start, limit = wanted
+    watch = Watch(uri, lane.client)
+    done = None
+    try:
+        done = lane.read(request, start, limit, watch.placing(place))
+    finally:
+        watch.over(good=done is not None)
+    return done
 
 
 class _Stretch(Flow):

@@ -91,6 +91,11 @@ class Lane:
         return part
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it sends no requests any more."""
+        return self._strikes > _STRIKES
+
+    @property
     def client(self) -> Client:
         """Where the connection comes from."""
         return self._client
