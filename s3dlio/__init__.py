@@ -83,6 +83,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         list_objects,
         stat_object,
     )
+    from s3dlio.datagen import generate_blocks, generate_data, generate_data_with_threads, generate_npz_bytes
     from s3dlio.dataset import ObjectDataset, create_dataset
     from s3dlio.errors import (
         AccessDeniedError,
@@ -110,6 +111,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.formats.example import decode_example, encode_example
     from s3dlio.jax import S3JaxIterable
     from s3dlio.loader_options import LoaderOptions, PyLoaderOptions
+    from s3dlio.mp_reading import mp_get
     from s3dlio.multipart_writer import (
         MultipartUploadSink,
         MultipartUploadWriter,
@@ -128,6 +130,9 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         create_writer,
     )
     from s3dlio.object_writer import ObjectWriter as PyObjectWriter
+    from s3dlio.oplog import finalize_op_log, init_logging, init_op_log, is_op_log_active
+    from s3dlio.oplog_reading import plot_op_log, read_op_log, summarize_op_log
+    from s3dlio.oplog_replay import replay_op_log
     from s3dlio.options import StoreOptions
     from s3dlio.record_writer import TFRecordWriter
     from s3dlio.stores.base import Store
@@ -181,6 +186,10 @@ _WRITERS = (
     "create_filesystem_writer", "create_gcs_writer", "create_s3_writer", "create_writer",
 )  # fmt: skip
 
+_DATAGEN = ("generate_blocks", "generate_data", "generate_data_with_threads", "generate_npz_bytes")
+
+_OPLOG = ("finalize_op_log", "init_logging", "init_op_log", "is_op_log_active")
+
 #: Public name -> module and the name there.
 _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.api", name) for name in _VERBS},
@@ -206,6 +215,11 @@ _PLACES: dict[str, tuple[str, str]] = {
     "PyWriterOptions": ("s3dlio.writer_options", "WriterOptions"),
     "WriterOptions": ("s3dlio.writer_options", "WriterOptions"),
     **{name: ("s3dlio.multipart_writer", name) for name in _MULTIPART},
+    **{name: ("s3dlio.datagen", name) for name in _DATAGEN},
+    **{name: ("s3dlio.oplog", name) for name in _OPLOG},
+    **{name: ("s3dlio.oplog_reading", name) for name in ("plot_op_log", "read_op_log", "summarize_op_log")},
+    "mp_get": ("s3dlio.mp_reading", "mp_get"),
+    "replay_op_log": ("s3dlio.oplog_replay", "replay_op_log"),
     "TFRecordWriter": ("s3dlio.record_writer", "TFRecordWriter"),
     "decode_example": ("s3dlio.formats.example", "decode_example"),
     "encode_example": ("s3dlio.formats.example", "encode_example"),

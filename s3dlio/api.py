@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Mapping
 
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer, Unpack
+
+    from s3dlio.generation import Generation
 
 
 #: S3 takes a thousand keys in one request; so many such requests are under way at once.
@@ -287,28 +289,50 @@ def _mapping(info: ObjectInfo) -> dict[str, Any]:
 
 def put(
     uri: str,
-    data: Buffer,
+    data: Buffer | int | None = None,
+    template: str | None = None,
     *,
     content_type: str = "",
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = True,
+    **generation: Unpack[Generation],
 ) -> None:
-    """Create or replace an object, atomically.
+    """Create or replace an object, atomically; or many objects, of made-up bytes.
 
     Args:
-        uri: The object.
+        uri: The object. When objects are made up, the name of each: the first ``{}`` is its number (from 0 on;
+            ``{:06d}`` works), the second how many there are. Or, with ``template``, what stands before that.
         data: Any contiguous bytes-like object; sent from its own memory, from 64 MiB on in parts, several at once.
+            Or a number: the same as ``num``.
+        template: See ``uri``.
         content_type: Media type.
         metadata: Your own names and values, printable ASCII (not kept by ``file://``).
         overwrite: ``False`` refuses to replace an object, atomically on every backend but those that
             come through fsspec.
+        **generation: ``num`` objects of ``size`` bytes each, sent as they are made, in some 256 MiB of memory
+            however large they are. ``object_type``: ``raw``, ``zeros``, ``npz``, ``tfrecord`` or ``hdf5``.
+            ``dedup_factor``, ``compress_factor`` and ``seed`` as in :func:`s3dlio.generate_data`.
+            ``max_in_flight``: most objects at once (64). ``progress``: ``True``, or a function that is told
+            bytes written and bytes in all. ``data_gen_mode``: ``streaming`` or ``single-pass``, the same here.
 
     Raises:
+        OptionError: Both ``data`` and ``num`` are given, or neither, or an option is wrong (it is a ``TypeError``).
         AlreadyExistsError: It exists and ``overwrite`` is ``False``.
         StoreError: It cannot be written.
     """
-    where = parse_object(uri, "put")
     options = PutOptions(content_type, metadata or {}, overwrite)
+    if data is None or (isinstance(data, int) and "num" not in generation):
+        from s3dlio.generation import order_of, write_all  # noqa: PLC0415 - few need it
+
+        order = order_of(uri, template, generation if data is None else {"num": data, **generation})
+        if order.uris:
+            write_all(store_of(order.uris[0]), order, options, current_token())
+        return
+    if generation or template is not None or isinstance(data, int):
+        names = ", ".join(generation) or "template"
+        msg = f"put() takes data, or makes objects up as {names} tells it: not both"
+        raise OptionError(msg, uri=uri, operation="put")
+    where = parse_object(uri, "put")
     send_whole(store_of(where), where, flat_bytes(data), options, current_token())
 
 

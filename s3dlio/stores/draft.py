@@ -17,6 +17,7 @@ from typing import ClassVar, Self
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import AccessDeniedError, AlreadyExistsError, IntegrityError, NotFoundError, StoreError, UriError
 from s3dlio.stores.base import ObjectInfo
+from s3dlio.stores.noted import noted_upload
 from s3dlio.stores.upload import Part, Upload
 from s3dlio.uri import Uri
 
@@ -159,6 +160,7 @@ class Draft:
         self.discard()
 
 
+@noted_upload
 class FileUpload(Upload):
     """An upload to a file.
 

@@ -29,6 +29,7 @@ from s3dlio.errors import (
 from s3dlio.options import StoreOptions
 from s3dlio.perprocess import PerProcess
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
+from s3dlio.stores.noted import noted, noted_upload
 from s3dlio.stores.upload import Limits, Part, Upload
 from s3dlio.uri import Uri
 
@@ -52,6 +53,7 @@ def _mapped(uri: Uri, operation: str) -> Iterator[None]:
         raise StoreError(msg, uri=str(uri), operation=operation) from error
 
 
+@noted
 class FsspecStore(Store):
     """One fsspec file system.
 
@@ -227,6 +229,7 @@ class FsspecStore(Store):
         return FsspecStore, (self._given, self._scheme)
 
 
+@noted_upload
 class _FsspecUpload(Upload):
     """A file that the file system keeps to itself until it is committed, if it can; most can.
 

@@ -21,6 +21,7 @@ from s3dlio.errors import NotFoundError, ObjectChangedError, RangeError, StoreEr
 from s3dlio.options import StoreOptions
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
 from s3dlio.stores.draft import TEMPORARY, Draft, FileUpload, mapped, tag_of
+from s3dlio.stores.noted import noted
 from s3dlio.stores.upload import Limits
 from s3dlio.uri import Uri
 
@@ -37,6 +38,7 @@ _ADVICE = {
 _DONTNEED = getattr(os, "POSIX_FADV_DONTNEED", 0)
 
 
+@noted
 class LocalStore(Store):
     """The local file system, through the page cache."""
 

@@ -21,6 +21,7 @@ from s3dlio.errors import (
     StoreError,
 )
 from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
+from s3dlio.stores.noted import noted, noted_upload
 from s3dlio.stores.upload import Part, Upload
 from s3dlio.uri import Uri
 
@@ -33,6 +34,7 @@ class _Object(NamedTuple):
 _SPACES: dict[str, dict[str, _Object]] = {}
 
 
+@noted
 class MemoryStore(Store):
     """Objects in dicts, whose single operations are atomic."""
 
@@ -84,7 +86,14 @@ class MemoryStore(Store):
     def put(self, uri: Uri, data: memoryview, options: PutOptions, token: CancellationToken) -> ObjectInfo:
         """See :meth:`s3dlio.stores.base.Store.put`."""
         token.check()
-        copy = bytes(data)
+        return self.keep(uri, bytes(data), options)
+
+    def keep(self, uri: Uri, copy: bytes, options: PutOptions) -> ObjectInfo:
+        """Keep these bytes as an object.
+
+        Raises:
+            AlreadyExistsError: It exists and ``options.overwrite`` is ``False``.
+        """
         tag = hashlib.md5(copy, usedforsecurity=False).hexdigest()
         names = {name.lower(): value for name, value in options.metadata.items()}
         info = ObjectInfo(len(copy), datetime.now(UTC), tag, options.content_type, names)
@@ -143,6 +152,7 @@ class MemoryStore(Store):
         return sorted(_SPACES)
 
 
+@noted_upload
 class _MemoryUpload(Upload):
     """Copies of the parts, until they are joined."""
 
@@ -163,7 +173,8 @@ class _MemoryUpload(Upload):
         if len(whole) != length:
             msg = f"{len(whole)} bytes arrived, {length} were sent in {parts} parts"
             raise IntegrityError(msg, uri=str(self._uri), operation="put")
-        return self._store.put(self._uri, memoryview(whole), self._options, token)
+        token.check()
+        return self._store.keep(self._uri, whole, self._options)
 
     def abort(self) -> None:
         """See :meth:`s3dlio.stores.upload.Upload.abort`."""

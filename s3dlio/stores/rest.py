@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import ClassVar
 
+from s3dlio import recorder
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import crc32c
 from s3dlio.errors import AccessDeniedError, NotFoundError, OptionError, RangeError, StoreError
 from s3dlio.options import StoreOptions
 from s3dlio.pace import Pace
+from s3dlio.recorder import op_name
 from s3dlio.retry import RetryPolicy
 from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Reader, Store, Version, bare, quoted
-from s3dlio.stores.xml import Page, parse_time
+from s3dlio.stores.xml import Page, listed, parse_time
 from s3dlio.uri import Uri
 from s3dlio.wire.channel import Timeouts
 from s3dlio.wire.client import Client, origin_of
@@ -28,6 +33,7 @@ from s3dlio.wire.head import Head
 from s3dlio.wire.lane import Lane
 from s3dlio.wire.sweep import Landed, Sweep
 from s3dlio.wire.transport import Answer, Call, Landing, Transport, Unsized
+from s3dlio.wire.watched import Watch, WatchedSweep
 
 _NO_HEADERS: Mapping[str, str] = {}
 NO_QUERY: Mapping[str, str] = {}
@@ -105,7 +111,10 @@ class RestStore(Store):
                     way = ways[uri.container] = stack.enter_context(Lane(client, token)), quick
                 lane, quick = way
                 request = _made(quick, uri, f"bytes={start}-{start + limit - 1}")
-                done = lane.read(request, start, limit, place)
+                if recorder.active is None or lane.is_closed:
+                    done = lane.read(request, start, limit, place)
+                else:
+                    done = _read_watched(lane, request, (uri, start, limit), place)
                 return Version(*done) if done else self.read_first(uri, start, limit, place, token)
 
             yield read
@@ -128,7 +137,7 @@ class RestStore(Store):
 
     def flow(self, token: CancellationToken) -> _Stretch:
         """See :meth:`s3dlio.stores.base.Store.flow`."""
-        return _Stretch(self, token)
+        return _Stretch(self, token) if recorder.active is None else _WatchedStretch(self, token)
 
     def sweep(
         self, wanted: Iterator[tuple[int, Uri]], window: int, landed: Landed, token: CancellationToken
@@ -143,18 +152,22 @@ class RestStore(Store):
         span = f"bytes=0-{self.first_bytes - 1}"
         strangers: list[int] = []
         stopped = False
+        uris: dict[int, Uri] | None = None if recorder.active is None else {}
 
         def asked() -> Iterator[tuple[int, bytes]]:
             nonlocal pending
             while pending and client.usual and not stopped:
                 strangers.extend(number for number, uri in pending if uri.container != container)
                 requests = [(number, _made(quick, uri, span)) for number, uri in pending if uri.container == container]
+                if uris is not None:
+                    uris.update(pending)
                 pending = []
                 yield from requests
                 pending = [] if strangers or stopped else list(itertools.islice(wanted, window))
 
         ready = asked()
-        left = Sweep(client, token, window).run(ready, self.first_bytes, landed)
+        sweep = Sweep(client, token, window) if uris is None else WatchedSweep(client, token, window, uris)
+        left = sweep.run(ready, self.first_bytes, landed)
         stopped = True  # what is signed and was not sent comes out of it now, and no more is taken
         unsent = [number for number, _ in ready]
         return [*left, *unsent, *strangers, *(number for number, _ in pending)]
@@ -248,6 +261,9 @@ class RestStore(Store):
         """Send one of the requests that an upload or a copy is made of, and return its answer."""
         check_headers(headers)
         transport, call = self._call(operation, uri, query)
+        if recorder.active is not None:
+            name = op_name(operation) if operation == "copy" else _step_name(method, query)
+            call = dataclasses.replace(call, name=name)
         return transport.ask(call, method, headers, token, body)
 
     def body_headers(self, body: Sequence[memoryview], _crc32c: int) -> dict[str, str]:
@@ -319,6 +335,17 @@ def _made(quick: Quick, uri: Uri, span: str) -> bytes:
         raise
 
 
+def _read_watched(lane: Lane, request: bytes, wanted: tuple[Uri, int, int], place: Place) -> tuple[int, str] | None:
+    uri, start, limit = wanted
+    watch = Watch(uri, lane.client)
+    done = None
+    try:
+        done = lane.read(request, start, limit, watch.placing(place))
+    finally:
+        watch.over(good=done is not None)
+    return done
+
+
 class _Stretch(Flow):
     """A window of requests for objects of a store, whichever containers they are in."""
 
@@ -329,12 +356,60 @@ class _Stretch(Flow):
         self._store = store
         self._ways: dict[str, tuple[Client, Quick]] = {}
 
-    def ask(self, uri: Uri, start: int, limit: int) -> None:
+    def way(self, uri: Uri) -> tuple[Client, Quick]:
         way = self._ways.get(uri.container)
         if way is None:
             way = self._ways[uri.container] = self._store.quick(uri)
-        client, quick = way
+        return way
+
+    def ask(self, uri: Uri, start: int, limit: int) -> None:
+        client, quick = self.way(uri)
         self.send(client, _made(quick, uri, f"bytes={start}-{start + limit - 1}"), start, limit)
+
+
+class _WatchedStretch(_Stretch):
+    """The same, with a line of the operation log for each request."""
+
+    __slots__ = ("_watches",)
+
+    def __init__(self, store: RestStore, token: CancellationToken) -> None:
+        super().__init__(store, token)
+        self._watches: deque[Watch] = deque()
+
+    def ask(self, uri: Uri, start: int, limit: int) -> None:
+        watch = Watch(uri, self.way(uri)[0])
+        super().ask(uri, start, limit)
+        self._watches.append(watch)
+
+    def receive(self, place: Place) -> tuple[int, str] | None:
+        watch = self._watches.popleft()
+        done = None
+        try:
+            done = super().receive(watch.placing(place))
+        finally:
+            watch.over(good=done is not None)
+        return done
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        while self._watches:
+            self._watches.popleft().over(good=False, error="given up")
+
+
+def counted(call: Call) -> Call:
+    """Return a call whose line in the operation log says how many objects a page of a listing names."""
+    return dataclasses.replace(call, objects=listed) if recorder.active is not None else call
+
+
+def _step_name(method: str, query: Mapping[str, str]) -> str:
+    """Return what the operation log calls a request that is a step of an upload."""
+    if "partNumber" in query or query.get("comp") == "block":
+        return "PUTPART"
+    if "uploads" in query:
+        return "BEGINUPLOAD"
+    return "ABORTUPLOAD" if method == "DELETE" else "COMPLETEUPLOAD"
 
 
 def make_transport(options: StoreOptions, url: str) -> Transport:

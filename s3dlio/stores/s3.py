@@ -7,6 +7,7 @@ configuration are looked at when the store is first used.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import time
 import urllib.parse
@@ -21,7 +22,7 @@ from s3dlio.stores.base import PutOptions, Version
 from s3dlio.stores.copying import copied, copy_fields
 from s3dlio.stores.credentials import AwsIdentity, AwsSettings, aws_settings
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
-from s3dlio.stores.rest import NO_QUERY, Quick, RestStore, make_transport
+from s3dlio.stores.rest import NO_QUERY, Quick, RestStore, counted, make_transport
 from s3dlio.stores.sigv4 import UNSIGNED, RangeSigner, Target, quote_key, quote_query, signed_headers
 from s3dlio.uri import Uri
 from s3dlio.version import VERSION
@@ -193,7 +194,7 @@ class S3Store(RestStore):
         if not recursive:
             query["delimiter"] = "/"
         transport, call = self._call("list", prefix.with_key(""), query)
-        return xml.parse_s3_page(transport.ask(call, "GET", {}, token).body)
+        return xml.parse_s3_page(transport.ask(counted(call), "GET", {}, token).body)
 
     copy_letters = "amz"
     #: S3 copies up to 5 GiB with one request, but some servers are silent for as long as that takes, which a limit on
@@ -225,6 +226,7 @@ class S3Store(RestStore):
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         headers = {"content-length": str(len(body)), "content-md5": digest, "content-type": "application/xml"}
         transport, call = self._call("delete", uris[0].with_key(""), {"delete": ""})
+        call = dataclasses.replace(call, objects=lambda _answer: len(uris))
         answer = transport.ask(call, "POST", headers, token, [memoryview(body)])
         faults = xml.delete_faults(answer.body)
         if faults:

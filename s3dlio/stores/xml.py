@@ -30,6 +30,11 @@ class Page(NamedTuple):
     cursor: str
 
 
+def listed(body: bytes) -> int:
+    """Return how many objects a page of a listing names, without parsing it."""
+    return body.count(b"<Contents>") + body.count(b"<Blob>")
+
+
 def parse(body: bytes) -> ET.Element:
     """Return the root of a document, with namespaces taken off.
 

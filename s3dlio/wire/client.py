@@ -60,6 +60,8 @@ class Client:
 
     def __init__(self, origin: Origin, timeouts: Timeouts, *, max_idle: int = 64, ca_bundle: str | None = None) -> None:
         self.origin = origin
+        #: The server, for people: in the operation log.
+        self.label = f"{origin.scheme}://{origin.authority}"
         self.timeouts = timeouts
         self._max_idle = max_idle
         self.ca_bundle = ca_bundle

@@ -90,6 +90,16 @@ class Lane:
         self._client.note_latency(time.perf_counter() - sent_at)
         return part
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it sends no requests any more."""
+        return self._strikes > _STRIKES
+
+    @property
+    def client(self) -> Client:
+        """Where the connection comes from."""
+        return self._client
+
     def _take(self) -> Connection:
         self._connection, _reused = self._client.take(self._token)
         return self._connection

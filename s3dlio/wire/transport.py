@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn, TypeVar
 
+from s3dlio import recorder
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import (
     CancelledError,
@@ -23,7 +24,9 @@ from s3dlio.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from s3dlio.recorder import SENDING, Line, now, op_name
 from s3dlio.retry import RetryPolicy
+from s3dlio.uri import Uri
 from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
 from s3dlio.wire.head import Head, ProtocolError
@@ -58,6 +61,10 @@ class Version(NamedTuple):
     etag: str
 
 
+def _one(_body: bytes) -> int:
+    return 1
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
     """One operation on one object, as often as it is tried.
@@ -69,14 +76,18 @@ class Call:
         renew: Fetch fresh credentials; called once, after the first refusal.
         explain: Body of an error response in, what it says out.
         moved: Told the answer of a redirect; returns where ``sign`` now aims at, or ``None``.
+        name: What the operation log calls it; empty for what follows from the verb.
+        objects: The answer's body in, how many objects it was about out, for the operation log.
     """
 
     operation: str
-    uri: object
+    uri: Uri
     sign: Callable[[str, Headers], bytes]
     renew: Callable[[], object]
     explain: Callable[[Head, bytes], Fault]
     moved: Callable[[Head], Transport | None]
+    name: str = ""
+    objects: Callable[[bytes], int] = _one
 
 
 class Transport:
@@ -107,8 +118,9 @@ class Transport:
         """
 
         def attempt(at: Transport) -> Answer:
-            connection = at.client.open(call.sign(method, headers), token, body=body, method=method)
-            return at.whole(call, connection, token, (200, 201, 202, 204, 206))
+            if recorder.active is not None:
+                return at.noted(call, method, lambda: at.once(call, method, headers, token, body), body)
+            return at.once(call, method, headers, token, body)
 
         return self.tries(call, token, attempt)
 
@@ -121,9 +133,33 @@ class Transport:
             StoreError: As :meth:`ask`.
             CancelledError: ``token`` was cancelled.
         """
-        return self.tries(landing.call, token, lambda at: at.land(landing, token))
+        return self.tries(landing.call, token, lambda at: at.land(landing, token, recorder.active))
 
     # -- one try ----------------------------------------------------------------------------------
+
+    def once(
+        self, call: Call, method: str, headers: Headers, token: CancellationToken, body: Sequence[memoryview]
+    ) -> Answer:
+        """Send a request and return its answer, if that is a good one."""
+        connection = self.client.open(call.sign(method, headers), token, body=body, method=method)
+        return self.whole(call, connection, token, (200, 201, 202, 204, 206))
+
+    def noted(self, call: Call, method: str, attempt: Callable[[], Answer], body: Sequence[memoryview]) -> Answer:
+        """Make an attempt, and a line of the operation log."""
+        start, answer, error = now(), None, ""
+        try:
+            answer = attempt()
+        except BaseException as failure:
+            error = str(failure) or type(failure).__name__
+            raise
+        finally:
+            if recorder.active is not None:
+                op = call.name or op_name(call.operation, method)
+                sent = sum(len(piece) for piece in body) if answer and op in SENDING else 0
+                objects = call.objects(answer.body) if answer else 1
+                line = Line(op, self.client.label, call.uri, start, 0, now(), sent, error, objects)
+                recorder.active.add(line)
+        return answer
 
     def whole(self, call: Call, connection: Connection, token: CancellationToken, good: tuple[int, ...]) -> Answer:
         """Read the rest of an answer, give the connection back, and tell good answers from bad."""
@@ -141,10 +177,12 @@ class Transport:
             raise Refused(connection.head, fault)  # under no name: the frame would hold it, and it the frame
         return Answer(connection.head, body)
 
-    def land(self, landing: Landing, token: CancellationToken) -> Version:
+    def land(self, landing: Landing, token: CancellationToken, log: recorder.Recorder | None = None) -> Version:
         """Try once to bring the rest of a range into its memory."""
         if landing.finished:
             return landing.version()
+        if log is not None:
+            return self._land_noted(landing, token, log)
         connection = self.client.open(landing.call.sign("GET", landing.headers()), token)
         if connection.head.status not in (200, 206):
             return self._land_nothing(landing, connection, token)
@@ -155,6 +193,18 @@ class Transport:
             raise
         self.client.done(connection, token)
         return landing.version()
+
+    def _land_noted(self, landing: Landing, token: CancellationToken, log: recorder.Recorder) -> Version:
+        start, before, error = now(), landing.filled, ""
+        landing.first_at = 0
+        try:
+            return self.land(landing, token)
+        except BaseException as failure:
+            error = str(failure) or type(failure).__name__
+            raise
+        finally:
+            came = landing.filled - before
+            log.add(Line("GET", self.client.label, landing.call.uri, start, landing.first_at, now(), came, error))
 
     def _land_nothing(self, landing: Landing, connection: Connection, token: CancellationToken) -> Version:
         """Deal with an answer that carries no bytes of the object."""
@@ -246,6 +296,7 @@ class Landing:
         etag: The entity tag that the object must have; empty when not known yet.
         filled: Bytes that have arrived, over all tries.
         skip: Bytes before the wanted ones in the current answer (a server that ignores ranges).
+        first_at: When the current answer began, for the operation log.
     """
 
     call: Call
@@ -256,6 +307,7 @@ class Landing:
     size: int = -1
     filled: int = 0
     skip: int = 0
+    first_at: int = 0
     target: memoryview = dataclasses.field(default_factory=lambda: memoryview(b""))
 
     def headers(self) -> dict[str, str]:
@@ -279,6 +331,7 @@ class Landing:
 
     def receive(self, connection: Connection) -> None:
         """Take what a good answer brings."""
+        self.first_at = now()
         target = self.accept(connection.head)
         if self.skip:
             connection.skip(self.skip)

@@ -1,0 +1,318 @@
+"""The operation log's pen: one line for each operation, in a file.
+
+Floor 1. Knows time, threads, processes and how the lines look; must not know what an operation is, nor HTTP.
+``recorder.active`` is ``None`` while there is no log: asking that is all that it costs then.
+
+The lines are those of MinIO's warp: tab-separated, a header first, times in UTC with nanoseconds. They are taken
+as tuples and written by a thread of their own. Nothing is lost: who is faster than the disk waits, what is left is
+written when the log is finished or the interpreter ends, and every half second it reaches the file. A forked child
+writes a file of its own, the same path with ``.PID`` behind it, from its first operation on; when multiprocessing ends
+it, or ``sys.exit``, it is finished as well. What is killed, or ends by ``os._exit``, lacks the last half second.
+"""
+
+from __future__ import annotations
+
+import atexit
+import csv
+import io
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any, NamedTuple
+
+from s3dlio.errors import OptionError, StoreError
+from s3dlio.uri import Uri
+
+_log = logging.getLogger("s3dlio")
+
+COLUMNS = (
+    "idx", "thread", "op", "client_id", "n_objects", "bytes", "endpoint", "file", "error", "start", "first_byte",
+    "end", "duration_ns",
+)  # fmt: skip
+_NS = 1_000_000_000
+_EVERY_S = 0.5
+#: So many lines wake the thread that writes them; with so many waiting, who brings another waits as well.
+_WAKE_LINES = 4096
+_MOST_LINES = 65_536
+_EXIT_WAIT_S = 10.0
+#: warp reads the thread's number as sixteen bits.
+_MOST_THREADS = 1 << 16
+
+now = time.perf_counter_ns
+
+_OPS = {"get": "GET", "put": "PUT", "stat": "STAT", "delete": "DELETE", "list": "LIST", "copy": "COPY"}
+#: Operations that carry bytes of objects to the store.
+SENDING = frozenset({"PUT", "PUTPART"})
+
+
+def op_name(operation: str, method: str = "") -> str:
+    """Return what the log calls a verb of the library; looking is ``STAT``, for whatever verb it is done."""
+    return "STAT" if method == "HEAD" else _OPS.get(operation) or operation.upper()
+
+
+class Line(NamedTuple):
+    """One operation.
+
+    Attributes:
+        op: ``GET``, ``PUT``, ...
+        endpoint: Where to.
+        uri: The object.
+        start: When it was begun, as :func:`now` tells it.
+        first: When the first byte of what was asked for came; 0 if none did.
+        end: When it was over.
+        moved: Bytes of objects that were moved.
+        error: What went wrong, or nothing.
+        objects: How many objects it was about.
+    """
+
+    op: str
+    endpoint: str
+    uri: Uri
+    start: int
+    first: int
+    end: int
+    moved: int = 0
+    error: str = ""
+    objects: int = 1
+
+
+class Recorder:
+    """A log that is being written. Thread-safe; belongs to one process.
+
+    Args:
+        path: The file, replaced if it is there; one that ends in ``.zst`` is compressed.
+        packed: Compress it, whatever its name.
+        lossy: Leave lines out, and count them, rather than wait for a slow disk.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+
+    def __init__(self, path: str, *, packed: bool = False, lossy: bool = False) -> None:
+        self.path = path
+        self.packed = packed
+        self.lossy = lossy
+        self.lost = 0
+        self.failure: Exception | None = None
+        self._lines: deque[tuple[int, Line]] = deque()
+        self._awake = threading.Event()
+        self._room = threading.Condition(threading.Lock())
+        self._writing = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._begun = self._done = False
+        self._file: io.FileIO | None = None
+        self._packer: Any = None
+        self._end_of_block = 0
+        self._offset = time.time_ns() - now()
+        self._index = 0
+        self._threads: dict[int, int] = {}
+        self._second = (-1, "")
+        self._client = f"s3dlio-{os.getpid()}"
+
+    def open(self) -> None:
+        """Open the file and write the header."""
+        folder = os.path.dirname(self.path)
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        # Without a buffer, which a forked child would inherit, and write a second time.
+        self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 - closed by finish()
+        if self.packed:
+            import zstandard  # noqa: PLC0415 - not needed without a log
+
+            self._packer = zstandard.ZstdCompressor().compressobj()
+            self._end_of_block = zstandard.COMPRESSOBJ_FLUSH_BLOCK
+        self._append(("\t".join(COLUMNS) + "\n").encode())
+
+    def _append(self, data: bytes) -> None:
+        if self._packer is not None:
+            data = self._packer.compress(data) + self._packer.flush(self._end_of_block)
+        self._store(data)
+
+    def _store(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left and self._file is not None:
+            left = left[self._file.write(left) :]
+
+    def add(self, line: Line) -> None:
+        """Take a line."""
+        lines = self._lines
+        lines.append((threading.get_ident(), line))
+        if not self._begun:
+            self._begin()
+        if len(lines) >= _WAKE_LINES:
+            self._press()
+
+    def _begin(self) -> None:
+        with self._room:
+            if self._begun:
+                return
+            self._begun = True
+        if _in_child_of_multiprocessing():
+            from multiprocessing.util import Finalize  # noqa: PLC0415 - such children run no atexit handlers
+
+            Finalize(None, _at_exit, exitpriority=100)
+        thread = threading.Thread(target=self._serve, name="s3dlio-oplog", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter ends: finish() writes what there is
+            return
+        self._thread = thread
+
+    def _press(self) -> None:
+        """Have the lines written, and wait while they are too many."""
+        self._awake.set()
+        if len(self._lines) <= _MOST_LINES:
+            return
+        if self.lossy:
+            self._lines.pop()
+            self.lost += 1
+            return
+        if self._thread is None:
+            self._write()
+        with self._room:
+            while len(self._lines) > _MOST_LINES and not self._done and self.failure is None:
+                self._room.wait(_EVERY_S)
+
+    def _serve(self) -> None:
+        while not self._done:
+            self._awake.wait(_EVERY_S)
+            self._awake.clear()
+            self._write()
+
+    def _write(self) -> None:
+        """Write the lines that there are."""
+        with self._writing:
+            count = len(self._lines)
+            taken = [self._lines.popleft() for _ in range(count)]
+            if taken and self.failure is None:
+                try:
+                    self._put(taken)
+                except Exception as error:  # noqa: BLE001 - a thread's boundary: finish() raises it
+                    self.failure = error
+                    _log.error("the operation log %s cannot be written any more: %s", self.path, error)
+        with self._room:
+            self._room.notify_all()
+
+    def _put(self, taken: list[tuple[int, Line]]) -> None:
+        if self._file is None:
+            self.open()
+        text = io.StringIO()
+        csv.writer(text, delimiter="\t", lineterminator="\n").writerows([self._fields(*pair) for pair in taken])
+        self._append(text.getvalue().encode("utf-8", "surrogateescape"))
+
+    def _fields(self, thread: int, line: Line) -> tuple[object, ...]:
+        op, endpoint, uri, start, first, end, moved, error, objects = line
+        number = self._threads.setdefault(thread, len(self._threads) % _MOST_THREADS)
+        file = f"{uri.container}/{uri.key}" if uri.container else uri.key
+        index, self._index = self._index, self._index + 1
+        return (
+            index, number, op, self._client, objects, moved, endpoint, file, error,
+            self._time(start), self._time(first) if first else "", self._time(end), end - start,
+        )  # fmt: skip
+
+    def _time(self, at: int) -> str:
+        second, ns = divmod(at + self._offset, _NS)
+        known, text = self._second
+        if known != second:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._second = second, text
+        return f"{text}{ns:09d}Z"
+
+    def finish(self) -> None:
+        """Write what is left and close the file.
+
+        Raises:
+            Exception: The file could not be written.
+        """
+        self._done = True
+        self._awake.set()
+        if self._thread is not None:
+            self._thread.join(_EXIT_WAIT_S)
+        self._write()
+        if self._file is not None:
+            try:
+                if self._packer is not None and self.failure is None:
+                    self._store(self._packer.flush())
+            finally:
+                self._file.close()
+        if self.lost:
+            _log.warning(
+                "the operation log %s lacks %d lines: it could not be written fast enough", self.path, self.lost
+            )
+        if self.failure is not None:
+            raise self.failure
+
+
+#: The log that is being written, if one is.
+active: Recorder | None = None
+
+
+def start(path: str, *, lossy: bool = False) -> None:
+    """Begin a log.
+
+    Raises:
+        OptionError: There is one.
+        StoreError: The file cannot be written.
+    """
+    global active  # noqa: PLW0603 - one log for the process is what this is about
+    if active is not None:
+        msg = f"an operation log is being written to {active.path}: finalize_op_log() first"
+        raise OptionError(msg, uri=path, operation="init_op_log")
+    recorder = Recorder(path, packed=path.endswith(".zst"), lossy=lossy)
+    try:
+        recorder.open()
+    except OSError as error:
+        msg = f"the operation log cannot be written: {error.strerror or error}"
+        raise StoreError(msg, uri=path, operation="init_op_log") from error
+    active = recorder
+
+
+def stop() -> None:
+    """Finish the log, if there is one.
+
+    Raises:
+        StoreError: Lines could not be written.
+    """
+    global active
+    recorder, active = active, None
+    if recorder is None:
+        return
+    try:
+        recorder.finish()
+    except Exception as error:
+        msg = f"the operation log is not whole: {error}"
+        raise StoreError(msg, uri=recorder.path, operation="finalize_op_log") from error
+
+
+def _in_child_of_multiprocessing() -> bool:
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
+
+
+@atexit.register
+def _at_exit() -> None:
+    try:
+        stop()
+    except StoreError as error:  # there is nobody to raise it to
+        _log.error("%s", error)
+
+
+def follow(path: str, packed: bool) -> None:  # noqa: FBT001 - sent from another process as it is
+    """Write what belongs to another process's log into ``PATH.PID``, unless a log is being written here."""
+    global active  # noqa: PLW0603 - as above
+    if active is None:
+        active = Recorder(f"{path}.{os.getpid()}", packed=packed)
+
+
+def _in_child() -> None:
+    """Write a log of its own, once there is something to write: what waits in the parent's is the parent's."""
+    global active  # noqa: PLW0603 - as above
+    if active is not None:
+        active = Recorder(f"{active.path}.{os.getpid()}", packed=active.packed, lossy=active.lossy)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,118 @@
+"""Requests as the operation log sees them: the ways of the wire, with a line for each request.
+
+Floor 2. Knows when a request is sent, answered and over; must not know how the lines look. Used while there is a
+log, instead of the plain ways. Of requests that are under way at once the times are those at which this process
+looked: a first byte may have waited a little while another body was taken.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+
+from s3dlio import recorder
+from s3dlio.buffers import POOL, Lease, bytes_of
+from s3dlio.cancel import CancellationToken
+from s3dlio.recorder import Line, now
+from s3dlio.uri import Uri
+from s3dlio.wire.client import Client
+from s3dlio.wire.connection import Connection
+from s3dlio.wire.head import ProtocolError
+from s3dlio.wire.sweep import Asked, Landed, Sweep
+
+#: What the log says of an answer that a fast way leaves to the transport, which asks again.
+UNUSUAL = "not the usual answer: asked for again"
+_GIVEN_UP = "given up"
+
+Place = Callable[[int], memoryview]
+
+
+class Watch:
+    """One GET on its way.
+
+    Args:
+        uri: The object.
+        client: Where to.
+    """
+
+    __slots__ = ("_count", "_endpoint", "_first", "_start", "_uri")
+
+    def __init__(self, uri: Uri, client: Client) -> None:
+        self._uri = uri
+        self._endpoint = client.label
+        self._first = self._count = 0
+        self._start = now()
+
+    def placing(self, place: Place) -> Place:
+        """Return what gives the memory, which is asked for when the first byte has come."""
+
+        def placed(size: int) -> memoryview:
+            self._first = now()
+            target = place(size)
+            self._count = len(target)
+            return target
+
+        return placed
+
+    def over(self, *, good: bool, error: str = UNUSUAL) -> None:
+        """Write the line."""
+        log = recorder.active
+        if log is not None:
+            count, told = (self._count, "") if good else (0, error)
+            log.add(Line("GET", self._endpoint, self._uri, self._start, self._first, now(), count, told))
+
+
+class WatchedSweep(Sweep):
+    """A sweep with a line for each object.
+
+    Args:
+        client: See :class:`s3dlio.wire.sweep.Sweep`.
+        token: See there.
+        window: See there.
+        uris: The objects, by number; there before they are asked for.
+    """
+
+    def __init__(self, client: Client, token: CancellationToken, window: int, uris: Mapping[int, Uri]) -> None:
+        super().__init__(client, token, window)
+        self._uris = uris
+        self._begun: deque[tuple[int, Uri]] = deque()  # in step with the live ones
+
+    def run(self, asked: Iterator[Asked], limit: int, landed: Landed) -> list[int]:
+        """See :meth:`s3dlio.wire.sweep.Sweep.run`."""
+        try:
+            return super().run(asked, limit, landed)
+        finally:
+            while self._begun:
+                self._note(0, 0, _GIVEN_UP)
+
+    def _send(self, asked: Iterator[Asked], connection: Connection | None) -> bool:
+        start, before = now(), len(self._live)
+        going = super()._send(asked, connection)
+        if len(self._live) > before:
+            self._begun.append((start, self._uris[self._live[-1][0]]))
+        return going
+
+    def _receive(self, connection: Connection, limit: int) -> Lease | None:
+        first = size = 0
+        try:
+            size = connection.answer_whole(limit)
+            first = now()
+            if size >= 0:
+                lease = POOL.take(size)
+                if connection.fill(bytes_of(lease), size):
+                    self._note(first, size, "")
+                    return lease
+        except (OSError, ProtocolError):
+            pass  # as in the plain one
+        except BaseException:
+            self._client.drop(connection, self._token)
+            raise
+        self._note(first, 0, UNUSUAL)
+        self._client.drop(connection, self._token)
+        return None
+
+    def _note(self, first: int, count: int, error: str) -> None:
+        start, uri = self._begun.popleft()
+        log = recorder.active
+        if log is not None:
+            log.add(Line("GET", self._client.label, uri, start, first, now(), count, error))
