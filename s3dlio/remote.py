@@ -127,6 +127,18 @@ class RemoteObject:
         span = self._within(start, stop)
         return self._read(span, start if align_at is None else align_at, self._parent())
 
+    def read_into(self, start: int, target: memoryview) -> None:
+        """Read the bytes from ``start`` on into memory of the caller's, as many as it holds.
+
+        Args:
+            start: First byte.
+            target: Writable bytes.
+
+        Raises:
+            StoreError: As :meth:`read`.
+        """
+        self._land(self._within(start, start + len(target)), target, self._parent())
+
     def chunks(
         self, start: int = 0, stop: int | None = None, *, chunk_bytes: int = 8 * MIB, ahead: int = 4
     ) -> Iterator[memoryview]:
@@ -186,14 +198,17 @@ class RemoteObject:
         return Span(start, stop)
 
     def _read(self, span: Span, align_at: int, token: CancellationToken) -> memoryview:
-        token.check()
         memory = _aligned(span.length, align_at - span.start)
+        self._land(span, memory, token)
+        return memory
+
+    def _land(self, span: Span, memory: memoryview, token: CancellationToken) -> None:
+        token.check()
         kept = self._head[span.start : span.stop]
         memory[: len(kept)] = kept
         missing = span.length - len(kept)
         if missing:
             self._fill(span.start + len(kept), memory[len(kept) :], token)
-        return memory
 
     def _fill(self, start: int, target: memoryview, token: CancellationToken) -> None:
         store = self._store

@@ -144,7 +144,10 @@ def test_a_framework_is_imported_in_its_own_room_only(framework: str) -> None:
     [
         ("botocore", {"s3dlio.stores.credentials"}),
         ("boto3", set()),
-        ("fsspec", {"s3dlio.stores.fsspec"}),
+        (
+            "fsspec",
+            {"s3dlio.stores.fsspec", "s3dlio.fsspec_plugin", "s3dlio.fsspec_reads", "s3dlio.fsspec_files"},
+        ),
         (
             "socket",
             {
