@@ -64,6 +64,7 @@ class ReadFile(RangeFile):
         self.path = path
         self.name = path
         self.blocksize = block_size or DEFAULT_READAHEAD_BYTES
+        self._version = source.version
         self._how = {"block_size": block_size, "cache_type": cache_type, "cache_options": cache_options}
         self.cache: Any = None
         if cache_type not in _OWN_CACHES:
@@ -113,12 +114,12 @@ class ReadFile(RangeFile):
 
     def __reduce__(self) -> tuple[Callable[..., ReadFile], tuple[Any, ...]]:
         """Pickle as the address, the place and the version."""
-        return _reopen, (self.fs, self.path, self._how, tuple(self._source.version), self.tell())
+        return _reopen, (self.fs, self.path, self._how, tuple(self._version), self.tell())
 
 
 def _reopen(fs: Any, path: str, how: Mapping[str, Any], version: tuple[int, str], place: int) -> ReadFile:
     file: ReadFile = fs.open(path, "rb", **how)
-    if tuple(file._source.version) != version:  # noqa: SLF001 - of its own module
+    if tuple(file._version) != version:  # noqa: SLF001 - of its own module
         msg = "the object was replaced since the file was pickled; open it anew"
         raise ObjectChangedError(msg, uri=file.uri, operation="open")
     file.seek(place)

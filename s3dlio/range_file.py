@@ -12,11 +12,11 @@ from __future__ import annotations
 import io
 import os
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from s3dlio.buffers import KIB, MIB, writable_bytes
+from s3dlio.buffers import KIB, MIB, BytesView, bytes_of, writable_bytes
 from s3dlio.errors import ClosedError, OptionError
-from s3dlio.remote import RemoteObject
+from s3dlio.uri import Uri
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -29,6 +29,48 @@ _LARGE_BYTES: Final = MIB
 DEFAULT_READAHEAD_BYTES: Final = 8 * MIB
 #: What is kept for jumps back, in multiples of the longest read-ahead.
 _KEPT_READS: Final = 4
+
+
+class Source(Protocol):
+    """What such a file reads, in ranges: a :class:`s3dlio.remote.RemoteObject`, or a :class:`Whole`."""
+
+    uri: Uri
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole object."""
+
+    def read(self, start: int, stop: int) -> memoryview:
+        """Return the bytes ``start <= position < stop``."""
+
+    def read_into(self, start: int, target: memoryview) -> None:
+        """Fill memory with the bytes from ``start`` on."""
+
+
+class Whole:
+    """An object that has been read.
+
+    Args:
+        uri: Its address.
+        data: Its bytes; they are shared, not copied.
+    """
+
+    def __init__(self, uri: Uri, data: BytesView) -> None:
+        self.uri = uri
+        self._memory = bytes_of(data)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole object."""
+        return len(self._memory)
+
+    def read(self, start: int, stop: int) -> memoryview:
+        """Return the bytes ``start <= position < stop``, without a copy."""
+        return self._memory[start:stop]
+
+    def read_into(self, start: int, target: memoryview) -> None:
+        """Copy bytes into memory."""
+        target[:] = self._memory[start : start + len(target)]
 
 
 class _Run:
@@ -61,11 +103,11 @@ class RangeFile(io.BufferedIOBase):
         >>> import s3dlio
         >>> s3dlio.put("memory://demo/lines", b"spam and eggs")
         >>> where = s3dlio.uri.parse("memory://demo/lines")
-        >>> RangeFile(RemoteObject(s3dlio.stores.open_store(where), where)).read(4)
+        >>> RangeFile(s3dlio.remote.RemoteObject(s3dlio.stores.open_store(where), where)).read(4)
         b'spam'
     """
 
-    def __init__(self, source: RemoteObject, *, readahead_bytes: int = DEFAULT_READAHEAD_BYTES) -> None:
+    def __init__(self, source: Source, *, readahead_bytes: int = DEFAULT_READAHEAD_BYTES) -> None:
         if readahead_bytes < BLOCK_BYTES:
             msg = f"readahead_bytes must be at least {BLOCK_BYTES}, not {readahead_bytes}"
             raise OptionError(msg, uri=str(source.uri), operation="open")

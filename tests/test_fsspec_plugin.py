@@ -107,6 +107,7 @@ print(fsspec.open("s3dlio+memory://demo/x").open().read())
         text=True,
         timeout=120,
         env={**os.environ, "PYTHONPATH": path},
+        check=False,
     )
     assert done.stdout.strip() == "b'spam'", done.stderr
 
@@ -134,7 +135,7 @@ def test_a_file_system_pickles_as_its_options_and_works_in_a_forked_child(rclone
     if child == 0:
         try:
             os._exit(0 if fs.cat("forked/a") == b"spam" and fs.ls("forked", detail=False) == ["forked/a"] else 1)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the child ends here whatever happens
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -320,7 +321,7 @@ def test_nothing_is_seen_until_the_file_is_closed_nor_when_its_block_raises(base
         assert fs.find(root) == []
     assert fs.cat(f"{root}/x") == b"spam" * 1000
     for mode, how in (("wb", {}), ("wb", {"compression": "gzip"}), ("w", {}), ("wt", {"compression": "gzip"})):
-        with pytest.raises(ZeroDivisionError), fs.open(f"{root}/y", mode, **how) as file:
+        with pytest.raises(ZeroDivisionError), fs.open(f"{root}/y", mode, **how) as file:  # noqa: PT012
             file.write("eggs" if "b" not in mode else b"eggs")
             _ = 1 / 0
     file = fs.open(f"{root}/z", "wb")
@@ -368,7 +369,7 @@ def test_a_transaction_is_seen_at_its_end_or_not_at_all(fs: Any) -> None:
                 file.write(b"spam")
         assert fs.find("plugin") == []
     assert fs.find("plugin") == ["plugin/a", "plugin/b"]
-    with pytest.raises(ZeroDivisionError), fs.transaction:
+    with pytest.raises(ZeroDivisionError), fs.transaction:  # noqa: PT012
         with fs.open("plugin/c", "wb") as file:
             file.write(b"spam")
         _ = 1 / 0
