@@ -64,6 +64,15 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         save_distributed_shard,
     )
     from s3dlio.checkpoints import load_checkpoint, load_checkpoint_with_validation, save_checkpoint
+    from s3dlio.compat.dlio import (
+        PyBytesAsyncDataLoader,
+        PyDataset,
+        configure_for_concurrency,
+        configure_tokio_threads,
+        get_bytes,
+        list_full_uris,
+    )
+    from s3dlio.compat.endpoints import MultiEndpointStore, create_multi_endpoint_store
     from s3dlio.compat.original import (
         AzureConfig,
         AzureObjectStore,
@@ -79,6 +88,12 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         get_object,
         list_objects,
         stat_object,
+    )
+    from s3dlio.compat.parquet import (
+        PyParquetIndex,
+        generate_and_write_parquet_schema,
+        generate_and_write_parquet_schema_streaming,
+        parquet_get_rg,
     )
     from s3dlio.dataset import ObjectDataset, create_dataset
     from s3dlio.errors import (
@@ -106,6 +121,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.formats.example import decode_example, encode_example
     from s3dlio.jax import S3JaxIterable
     from s3dlio.loader_options import LoaderOptions, PyLoaderOptions
+    from s3dlio.log_setup import init_logging
     from s3dlio.multipart_writer import (
         MultipartUploadSink,
         MultipartUploadWriter,
@@ -161,6 +177,16 @@ _ORIGINAL = (
     "get_object", "list_objects", "stat_object",
 )  # fmt: skip
 
+_DLIO = (
+    "PyBytesAsyncDataLoader", "PyDataset", "configure_for_concurrency", "configure_tokio_threads", "get_bytes",
+    "list_full_uris",
+)  # fmt: skip
+
+_PARQUET = (
+    "PyParquetIndex", "generate_and_write_parquet_schema", "generate_and_write_parquet_schema_streaming",
+    "parquet_get_rg",
+)  # fmt: skip
+
 _TFRECORDS = (
     "create_tfrecord_index", "get_tfrecord", "get_tfrecord_index_entries", "iter_tfrecords", "read_tfrecord_index",
 )  # fmt: skip
@@ -180,6 +206,11 @@ _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.awaitable", name) for name in _AWAITABLE},
     **{name: ("s3dlio.errors", name) for name in _ERRORS},
     **{name: ("s3dlio.compat.original", name) for name in _ORIGINAL},
+    **{name: ("s3dlio.compat.dlio", name) for name in _DLIO},
+    **{name: ("s3dlio.compat.parquet", name) for name in _PARQUET},
+    "MultiEndpointStore": ("s3dlio.compat.endpoints", "MultiEndpointStore"),
+    "create_multi_endpoint_store": ("s3dlio.compat.endpoints", "create_multi_endpoint_store"),
+    "init_logging": ("s3dlio.log_setup", "init_logging"),
     **{name: ("s3dlio.tfrecords", name) for name in _TFRECORDS},
     **{name: ("s3dlio.checkpoints", name) for name in _CHECKPOINTS},
     "CheckpointInfo": ("s3dlio.checkpoint_store", "CheckpointInfo"),

@@ -7,6 +7,7 @@ the same verbs awaitable, and with settings of one's own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,7 @@ from s3dlio import listing
 from s3dlio.buffers import BytesView, bytes_of, flat_bytes, writable_bytes
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW, map_all
-from s3dlio.errors import FormatError, NotFoundError, ObjectChangedError, OptionError, UriError
+from s3dlio.errors import FormatError, IntegrityError, NotFoundError, ObjectChangedError, OptionError, UriError
 from s3dlio.fetch import Fetcher, Read
 from s3dlio.options import DEFAULT_IN_FLIGHT, StoreOptions
 from s3dlio.ranges import from_offset_length
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+
+_log = logging.getLogger("s3dlio")
 
 #: Stops the verbs called in this context; set by the ``_async`` twins.
 context_token: ContextVar[CancellationToken | None] = ContextVar("s3dlio_token", default=None)
@@ -308,8 +311,30 @@ def put(
 
 
 def put_bytes(uri: str, data: Buffer) -> None:
-    """Create or replace an object: :func:`put` by the original's name."""
-    put(uri, data)
+    """Create or replace an object: :func:`put` by the original's name.
+
+    With ``verify_puts`` in the store's options (``S3DLIO_PUT_VERIFY``) the server is asked for the size afterwards.
+
+    Args:
+        uri: The object.
+        data: Any contiguous bytes-like object.
+
+    Raises:
+        IntegrityError: The object has another size than was sent.
+        StoreError: As :func:`put`.
+    """
+    where, memory = parse_object(uri, "put_bytes"), flat_bytes(data)
+    options = store_of(where).options
+    _log.debug("put_bytes: attempt=1/%d %s, %d bytes", options.max_attempts, where, memory.nbytes)
+    put(uri, memory)
+    if not options.verify_puts:
+        _log.debug("put_bytes: %s: skipping HEAD verification", where)
+        return
+    stored = store_of(where).head(where, current_token()).size
+    if stored != memory.nbytes:
+        msg = f"{memory.nbytes} bytes were sent and {stored} are there: somebody else has written it, or it is damaged"
+        raise IntegrityError(msg, uri=uri, operation="put_bytes")
+    _log.debug("put_bytes: %s: HEAD verified stored=%d", where, stored)
 
 
 def put_many(items: Iterable[tuple[str, Buffer]], max_in_flight: int = DEFAULT_IN_FLIGHT) -> None:

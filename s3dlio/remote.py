@@ -25,7 +25,7 @@ from s3dlio.ranges import Span, split
 from s3dlio.stores.base import Store, Version
 from s3dlio.uri import Uri
 
-__all__ = ["Kept", "RemoteObject", "errand"]
+__all__ = ["Kept", "RemoteObject", "errand", "fill"]
 
 T = TypeVar("T")
 
@@ -211,21 +211,30 @@ class RemoteObject:
             self._fill(span.start + len(kept), memory[len(kept) :], token)
 
     def _fill(self, start: int, target: memoryview, token: CancellationToken) -> None:
-        store = self._store
-        if len(target) <= store.first_bytes:
-            store.read_into(self.uri, start, target, self.version, token)
-            return
-
-        def fetch(part: Span, token: CancellationToken) -> None:
-            store.read_into(self.uri, start + part.start, target[part.start : part.stop], self.version, token)
-
-        # As many parts as it takes, of one size: a last one that is short leaves its connection idle.
-        count = -(-len(target) // store.options.chunk_size)
-        parts = split(0, len(target), -(-len(target) // count))
-        map_all(fetch, parts, store.options.max_concurrent_ranges, token)
+        fill(self._store, self.uri, start, target, self.version, token)
 
     def _parent(self) -> CancellationToken:
         return self._token or CREW.get().token
+
+
+def fill(store: Store, uri: Uri, start: int, target: memoryview, version: Version, token: CancellationToken) -> None:
+    """Read the bytes from ``start`` on, of one version of an object, into memory, in parallel parts when it is long.
+
+    Raises:
+        ObjectChangedError: The object is not of that version.
+        StoreError: It cannot be read.
+    """
+    if len(target) <= store.first_bytes:
+        store.read_into(uri, start, target, version, token)
+        return
+
+    def fetch(part: Span, token: CancellationToken) -> None:
+        store.read_into(uri, start + part.start, target[part.start : part.stop], version, token)
+
+    # As many parts as it takes, of one size: a last one that is short leaves its connection idle.
+    count = -(-len(target) // store.options.chunk_size)
+    parts = split(0, len(target), -(-len(target) // count))
+    map_all(fetch, parts, store.options.max_concurrent_ranges, token)
 
 
 class Kept:
