@@ -119,6 +119,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         UriError,
     )
     from s3dlio.formats.example import decode_example, encode_example
+    from s3dlio.hdf5 import open_hdf5
     from s3dlio.jax import S3JaxIterable
     from s3dlio.loader_options import LoaderOptions, PyLoaderOptions
     from s3dlio.log_setup import init_logging
@@ -210,6 +211,7 @@ _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.compat.parquet", name) for name in _PARQUET},
     "MultiEndpointStore": ("s3dlio.compat.endpoints", "MultiEndpointStore"),
     "create_multi_endpoint_store": ("s3dlio.compat.endpoints", "create_multi_endpoint_store"),
+    "open_hdf5": ("s3dlio.hdf5", "open_hdf5"),
     "init_logging": ("s3dlio.log_setup", "init_logging"),
     **{name: ("s3dlio.tfrecords", name) for name in _TFRECORDS},
     **{name: ("s3dlio.checkpoints", name) for name in _CHECKPOINTS},
