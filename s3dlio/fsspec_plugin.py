@@ -23,7 +23,7 @@ from fsspec.core import get_compression
 from s3dlio.api import current_token
 from s3dlio.errors import AlreadyExistsError, NotFoundError, OptionError, StoreError
 from s3dlio.fsspec_files import Packed, ReadFile, Text, WriteFile
-from s3dlio.fsspec_reads import Readable, pour
+from s3dlio.fsspec_reads import Readable, do_or_gather, pour, together
 from s3dlio.writer_options import WriterOptions
 
 
@@ -68,13 +68,17 @@ class S3dlioFileSystem(Readable):
             raise OptionError(msg, uri=self._text(path), operation="open")
         return self._open_writer(path, mode, block_size, autocommit=autocommit)
 
-    def _open_writer(self, path: str, mode: str, block_size: int | None, *, autocommit: bool) -> WriteFile:
+    def _open_writer(
+        self, path: str, mode: str, block_size: int | None, *, autocommit: bool, width: int = 0
+    ) -> WriteFile:
         if mode == "xb" and self.exists(path):
             msg = "it exists"
             raise AlreadyExistsError(msg, uri=self._text(path), operation="open")
         options = WriterOptions(compression="none", overwrite=mode != "xb")
         if block_size:
             options = options.with_buffer_capacity(block_size)
+        if width:
+            options = options.with_max_in_flight(width)
         writer = self._verbs.create_writer(self._text(path), options)
         file = WriteFile(self, path, mode, writer, autocommit=autocommit)
         if mode == "ab" and self.isfile(path):
@@ -134,26 +138,70 @@ class S3dlioFileSystem(Readable):
             for name, data in path.items():
                 self.pipe_file(name, data, **kwargs)
 
+    def put(self, lpath: Any, rpath: Any, *args: Any, callback: Any = DEFAULT_CALLBACK, **kwargs: Any) -> None:
+        """Copy local files into objects, many at once; one after the other for a ``callback`` that shows progress."""
+        with together(callback):
+            super().put(lpath, rpath, *args, callback=callback, **kwargs)
+
     def put_file(
         self, lpath: Any, rpath: str, callback: Any = DEFAULT_CALLBACK, mode: str = "overwrite", **_kwargs: Any
     ) -> None:
         """Copy a local file into an object; of a directory, make the directory."""
+        do_or_gather(lambda ahead: self._put_one(lpath, rpath, callback, mode, ahead))
+
+    def _put_one(self, lpath: Any, rpath: str, callback: Any, mode: str, ahead: int) -> None:
         if os.path.isdir(lpath):
             self.makedirs(rpath, exist_ok=True)
             return
         callback.set_size(os.path.getsize(lpath))
-        with open(lpath, "rb") as source, self.open(rpath, "xb" if mode == "create" else "wb") as target:
+        target = self._open_writer(rpath, "xb" if mode == "create" else "wb", None, autocommit=True, width=ahead)
+        with open(lpath, "rb") as source, target:
             while piece := source.read(self.blocksize):
                 target.write(piece)
                 callback.relative_update(len(piece))
 
-    def cp_file(self, path1: str, path2: str, **_kwargs: Any) -> None:
-        """Copy an object, through this machine; of a directory, make the directory."""
-        if self.isdir(path1):
-            self.makedirs(path2, exist_ok=True)
+    def copy(
+        self,
+        path1: Any,
+        path2: Any,
+        recursive: bool = False,  # noqa: FBT001, FBT002 - fsspec's
+        maxdepth: int | None = None,
+        on_error: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Copy objects, many at once, through this machine.
+
+        Args:
+            path1: What to copy: an object, a pattern, a directory, or a list.
+            path2: Where to.
+            recursive: Copy directories with what is below them.
+            maxdepth: Levels to go down.
+            on_error: ``ignore`` leaves out what is not there (any more), which is the default with ``recursive``.
+            **kwargs: Of ``expand_path``.
+        """
+        lenient = recursive if on_error is None else on_error == "ignore"
+        with together():
+            super().copy(path1, path2, recursive, maxdepth, on_error, lenient=lenient, **kwargs)
+
+    def cp_file(self, path1: str, path2: str, *, lenient: bool = False, **_kwargs: Any) -> None:
+        """Copy an object, through this machine; of a directory, make the directory.
+
+        Raises:
+            NotFoundError: It is not there, and ``lenient`` is ``False``.
+        """
+        do_or_gather(lambda ahead: self._copy_one(path1, path2, ahead, lenient=lenient))
+
+    def _copy_one(self, path1: str, path2: str, ahead: int, *, lenient: bool) -> None:
+        try:
+            source = self._remote(path1)
+        except NotFoundError:
+            if self.isdir(path1):
+                self.makedirs(path2, exist_ok=True)
+            elif not lenient:
+                raise
             return
-        with self.open(path2, "wb") as target:
-            pour(self._remote(path1), target)
+        with self._open_writer(path2, "wb", None, autocommit=True, width=ahead) as target:
+            pour(source, target, ahead=ahead)
 
     def touch(self, path: str, truncate: bool = True, **_kwargs: Any) -> None:  # noqa: FBT001, FBT002 - fsspec's
         """Make an empty object, or make an object empty.
@@ -244,7 +292,7 @@ class S3dlioFileSystem(Readable):
         if kind == "file":
             self.rm_file(path)
             return
-        self._verbs.delete(str(where), recursive=True)
+        self._verbs.delete(str(where).removesuffix("/") + "/", recursive=True)
         if self._is_container(where):
             self._store().delete_container(where, current_token())
         elif self._is_local and self.exists(path):

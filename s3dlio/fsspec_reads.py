@@ -8,8 +8,11 @@ Nothing that a listing says is kept. A directory of an object store exists as lo
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -17,7 +20,9 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import stringify_path, tokenize
 
-from s3dlio.api import current_token
+from s3dlio.api import context_token, current_token
+from s3dlio.cancel import CancellationToken
+from s3dlio.crew import map_all
 from s3dlio.errors import NotFoundError, OptionError, S3dlioError
 from s3dlio.fetch import Fetcher, Read
 from s3dlio.object_store import ObjectStore
@@ -34,6 +39,13 @@ _ALIASES = {
 }  # fmt: skip
 #: Options that fsspec and its wrappers give to every file system.
 _FOREIGN = ("asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths")
+
+Work = Callable[[int], None]
+#: Pieces of one object under way, where it is copied alone.
+_AHEAD = 4
+#: Objects that are copied at once, a piece of each under way: 256 MiB for large ones.
+_AT_ONCE = 16
+_gathered: ContextVar[list[Work] | None] = ContextVar("s3dlio_fsspec_gathered", default=None)
 
 
 def _unless_missing(error: Exception) -> None:
@@ -316,21 +328,32 @@ class Readable(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         pairs = zip(paths, values, strict=True)
         return {name: value for name, value in pairs if on_error == "return" or not isinstance(value, Exception)}
 
+    def get(self, rpath: Any, lpath: Any, *args: Any, callback: Any = DEFAULT_CALLBACK, **kwargs: Any) -> None:
+        """Copy objects into local files, many at once; one after the other for a ``callback`` that shows progress."""
+        with together(callback):
+            super().get(rpath, lpath, *args, callback=callback, **kwargs)
+
     def get_file(
         self, rpath: str, lpath: Any, callback: Any = DEFAULT_CALLBACK, outfile: Any = None, **_kwargs: Any
     ) -> None:
         """Copy an object into a local file, read ahead in parallel; of a directory, make the directory."""
-        if outfile is None and self.isdir(rpath):
+        do_or_gather(lambda ahead: self._get_one(rpath, lpath, callback, outfile, ahead))
+
+    def _get_one(self, rpath: str, lpath: Any, callback: Any, outfile: Any, ahead: int) -> None:
+        try:
+            source = self._remote(rpath)
+        except NotFoundError:
+            if outfile is not None or not self.isdir(rpath):
+                raise
             os.makedirs(lpath, exist_ok=True)
             return
-        source = self._remote(rpath)
         callback.set_size(source.size)
         if outfile is not None:
-            pour(source, outfile, callback)
+            pour(source, outfile, callback, ahead)
             return
         os.makedirs(os.path.dirname(os.path.abspath(lpath)), exist_ok=True)
         with open(lpath, "wb") as file:
-            pour(source, file, callback)
+            pour(source, file, callback, ahead)
 
     def _remote(self, path: str) -> RemoteObject:
         return RemoteObject(self._store(), self._uri(path), token=current_token())
@@ -340,11 +363,47 @@ def _each(value: Any, paths: list[str]) -> Iterable[Any]:
     return value if isinstance(value, (list, tuple)) else [value] * len(paths)
 
 
-def pour(source: RemoteObject, target: Any, callback: Any = DEFAULT_CALLBACK) -> None:
-    """Write all of an object to a file, read ahead in parallel, telling fsspec's callback how far it is."""
-    for piece in source.chunks():
+def pour(source: RemoteObject, target: Any, callback: Any = DEFAULT_CALLBACK, ahead: int = _AHEAD) -> None:
+    """Write all of an object to a file, reading some pieces ahead, telling fsspec's callback how far it is."""
+    for piece in source.chunks(ahead=ahead):
         target.write(piece)
         callback.relative_update(len(piece))
+
+
+@contextlib.contextmanager
+def together(callback: Any = DEFAULT_CALLBACK) -> Iterator[None]:
+    """Gather what :func:`do_or_gather` is given within the block, and do it at its end, many at once.
+
+    With a callback that shows progress nothing is gathered: those are not made for threads.
+    """
+    if callback is not DEFAULT_CALLBACK:
+        yield
+        return
+    work: list[Work] = []
+    reset = _gathered.set(work)
+    try:
+        yield
+    finally:
+        _gathered.reset(reset)
+
+    def run(one: Work, token: CancellationToken) -> None:
+        context_token.set(token)  # what it calls is stopped when another one has failed
+        one(1)
+
+    map_all(lambda one, token: contextvars.Context().run(run, one, token), work, _AT_ONCE, current_token())
+
+
+def do_or_gather(work: Work) -> None:
+    """Do some work, or leave it to the end of the block of :func:`together` that this is called in.
+
+    Args:
+        work: Called with how many pieces of an object it should have under way at once.
+    """
+    gathered = _gathered.get()
+    if gathered is None:
+        work(_AHEAD)
+    else:
+        gathered.append(work)
 
 
 def _folder(path: str) -> dict[str, Any]:

@@ -362,6 +362,36 @@ def test_a_file_is_appended_to_and_one_that_exists_is_not_replaced_by_x(base: st
         fs.open(f"{root}/x", "r+b")
 
 
+def test_many_files_are_copied_at_once_and_the_first_failure_is_raised(base: str, tmp_path: Path) -> None:
+    fs, root = fsspec.core.url_to_fs(base)
+    source = tmp_path / "local"
+    (source / "sub").mkdir(parents=True)
+    for number in range(40):
+        (source / "sub" / f"{number}").write_bytes(b"%d" % number * 100)
+    fs.put(str(source), f"{root}/up", recursive=True)
+    fs.copy(f"{root}/up/", f"{root}/copy/", recursive=True)
+    fs.get(f"{root}/copy/sub/", f"{tmp_path}/down/", recursive=True)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "down").iterdir()} == {
+        f"{number}": b"%d" % number * 100 for number in range(40)
+    }
+    with pytest.raises(FileNotFoundError):
+        fs.get([f"{root}/up/sub/1", f"{root}/none"], [f"{tmp_path}/1", f"{tmp_path}/none"])
+    with pytest.raises(FileNotFoundError):
+        fs.copy([f"{root}/none"], [f"{root}/other"])
+    fs.copy([f"{root}/none"], [f"{root}/other"], on_error="ignore")
+    told = fsspec.callbacks.Callback()
+    fs.get(f"{root}/up/sub/", f"{tmp_path}/told/", recursive=True, callback=told)
+    assert told.value == told.size >= 40
+
+
+def test_copies_are_under_way_at_once(origin: FaultOrigin, tmp_path: Path) -> None:
+    fs = _remote(origin, "/bucket/0", b"x")
+    origin.objects.update({f"/bucket/{number}": b"%d" % number for number in range(16)})
+    fs.get([f"bucket/{number}" for number in range(16)], [f"{tmp_path}/{number}" for number in range(16)])
+    assert sorted(_got(origin)) == sorted(["GET bytes=0-262143"] * 16)
+    assert (tmp_path / "7").read_bytes() == b"7"
+
+
 def test_a_transaction_is_seen_at_its_end_or_not_at_all(fs: Any) -> None:
     with fs.transaction:
         for name in "ab":
