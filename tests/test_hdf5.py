@@ -100,7 +100,7 @@ def test_a_closed_file_holds_nothing(served: FaultOrigin) -> None:
     assert not file
     del file
     gc.collect()
-    assert [one for one in gc.get_objects() if isinstance(one, RangeFile)] == []
+    assert [one for one in gc.get_objects() if type(one) is RangeFile] == []
 
 
 def test_local_files_and_memory_work_the_same(content: bytes, tmp_path: Path) -> None:
