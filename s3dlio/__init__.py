@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # what type checkers see of the table below
 
     from s3dlio.api import (
         ManyStats,
-        delete,
         exists,
         get,
         get_into,
@@ -67,6 +66,15 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         save_distributed_shard,
     )
     from s3dlio.checkpoints import load_checkpoint, load_checkpoint_with_validation, save_checkpoint
+    from s3dlio.compat.dlio import (
+        PyBytesAsyncDataLoader,
+        PyDataset,
+        configure_for_concurrency,
+        configure_tokio_threads,
+        get_bytes,
+        list_full_uris,
+    )
+    from s3dlio.compat.endpoints import MultiEndpointStore, create_multi_endpoint_store
     from s3dlio.compat.original import (
         AzureConfig,
         AzureObjectStore,
@@ -82,6 +90,12 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         get_object,
         list_objects,
         stat_object,
+    )
+    from s3dlio.compat.parquet import (
+        PyParquetIndex,
+        generate_and_write_parquet_schema,
+        generate_and_write_parquet_schema_streaming,
+        parquet_get_rg,
     )
     from s3dlio.datagen import generate_blocks, generate_data, generate_data_with_threads, generate_npz_bytes
     from s3dlio.dataset import ObjectDataset, create_dataset
@@ -109,8 +123,10 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         UriError,
     )
     from s3dlio.formats.example import decode_example, encode_example
+    from s3dlio.hdf5 import open_hdf5
     from s3dlio.jax import S3JaxIterable
     from s3dlio.loader_options import LoaderOptions, PyLoaderOptions
+    from s3dlio.log_setup import init_logging
     from s3dlio.mp_reading import mp_get
     from s3dlio.multipart_writer import (
         MultipartUploadSink,
@@ -130,11 +146,12 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         create_writer,
     )
     from s3dlio.object_writer import ObjectWriter as PyObjectWriter
-    from s3dlio.oplog import finalize_op_log, init_logging, init_op_log, is_op_log_active
+    from s3dlio.oplog import finalize_op_log, init_op_log, is_op_log_active
     from s3dlio.oplog_reading import plot_op_log, read_op_log, summarize_op_log
     from s3dlio.oplog_replay import replay_op_log
     from s3dlio.options import StoreOptions
     from s3dlio.record_writer import TFRecordWriter
+    from s3dlio.removal import delete
     from s3dlio.stores.base import Store
     from s3dlio.tf import make_tf_dataset
     from s3dlio.tfrecords import (
@@ -151,7 +168,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.writer_options import WriterOptions as PyWriterOptions
 
 _VERBS = (
-    "ManyStats", "delete", "exists", "get", "get_into", "get_many", "get_many_stats", "get_range", "put",
+    "ManyStats", "exists", "get", "get_into", "get_many", "get_many_stats", "get_range", "put",
     "put_bytes", "put_many", "stat", "stat_many",
 )  # fmt: skip
 _BUCKET_VERBS = ("ObjectEntry", "create_bucket", "delete_bucket", "iter_objects", "list_containers", "mkdir")
@@ -173,6 +190,16 @@ _ORIGINAL = (
     "get_object", "list_objects", "stat_object",
 )  # fmt: skip
 
+_DLIO = (
+    "PyBytesAsyncDataLoader", "PyDataset", "configure_for_concurrency", "configure_tokio_threads", "get_bytes",
+    "list_full_uris",
+)  # fmt: skip
+
+_PARQUET = (
+    "PyParquetIndex", "generate_and_write_parquet_schema", "generate_and_write_parquet_schema_streaming",
+    "parquet_get_rg",
+)  # fmt: skip
+
 _TFRECORDS = (
     "create_tfrecord_index", "get_tfrecord", "get_tfrecord_index_entries", "iter_tfrecords", "read_tfrecord_index",
 )  # fmt: skip
@@ -188,7 +215,7 @@ _WRITERS = (
 
 _DATAGEN = ("generate_blocks", "generate_data", "generate_data_with_threads", "generate_npz_bytes")
 
-_OPLOG = ("finalize_op_log", "init_logging", "init_op_log", "is_op_log_active")
+_OPLOG = ("finalize_op_log", "init_op_log", "is_op_log_active")
 
 #: Public name -> module and the name there.
 _PLACES: dict[str, tuple[str, str]] = {
@@ -197,6 +224,12 @@ _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.awaitable", name) for name in _AWAITABLE},
     **{name: ("s3dlio.errors", name) for name in _ERRORS},
     **{name: ("s3dlio.compat.original", name) for name in _ORIGINAL},
+    **{name: ("s3dlio.compat.dlio", name) for name in _DLIO},
+    **{name: ("s3dlio.compat.parquet", name) for name in _PARQUET},
+    "MultiEndpointStore": ("s3dlio.compat.endpoints", "MultiEndpointStore"),
+    "create_multi_endpoint_store": ("s3dlio.compat.endpoints", "create_multi_endpoint_store"),
+    "open_hdf5": ("s3dlio.hdf5", "open_hdf5"),
+    "init_logging": ("s3dlio.log_setup", "init_logging"),
     **{name: ("s3dlio.tfrecords", name) for name in _TFRECORDS},
     **{name: ("s3dlio.checkpoints", name) for name in _CHECKPOINTS},
     **{name: ("s3dlio.transfers", name) for name in _TRANSFERS},
@@ -234,6 +267,7 @@ _PLACES: dict[str, tuple[str, str]] = {
     "CancellationToken": ("s3dlio.cancel", "CancellationToken"),
     "ObjectDataset": ("s3dlio.dataset", "ObjectDataset"),
     "Store": ("s3dlio.stores.base", "Store"),
+    "delete": ("s3dlio.removal", "delete"),
     "StoreOptions": ("s3dlio.options", "StoreOptions"),
     "create_dataset": ("s3dlio.dataset", "create_dataset"),
     "ObjectStore": ("s3dlio.object_store", "ObjectStore"),

@@ -7,16 +7,15 @@ the same verbs awaitable, and with settings of one's own.
 
 from __future__ import annotations
 
-import itertools
+import logging
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from s3dlio import listing
 from s3dlio.buffers import BytesView, bytes_of, flat_bytes, writable_bytes
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW, map_all
-from s3dlio.errors import FormatError, NotFoundError, ObjectChangedError, OptionError, UriError
+from s3dlio.errors import FormatError, IntegrityError, NotFoundError, ObjectChangedError, OptionError, UriError
 from s3dlio.fetch import Fetcher, Read
 from s3dlio.options import DEFAULT_IN_FLIGHT, StoreOptions
 from s3dlio.ranges import from_offset_length
@@ -26,7 +25,6 @@ from s3dlio.stores.base import ObjectInfo, PutOptions, Store
 from s3dlio.uri import Uri, parse, parse_object
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Mapping
 
     from typing_extensions import Buffer, Unpack
@@ -34,9 +32,7 @@ if TYPE_CHECKING:
     from s3dlio.generation import Generation
 
 
-#: S3 takes a thousand keys in one request; so many such requests are under way at once.
-_DELETED_TOGETHER = 1000
-_DELETES_AT_ONCE = 4
+_log = logging.getLogger("s3dlio")
 
 #: Stops the verbs called in this context; set by the ``_async`` twins.
 context_token: ContextVar[CancellationToken | None] = ContextVar("s3dlio_token", default=None)
@@ -337,8 +333,30 @@ def put(
 
 
 def put_bytes(uri: str, data: Buffer) -> None:
-    """Create or replace an object: :func:`put` by the original's name."""
-    put(uri, data)
+    """Create or replace an object: :func:`put` by the original's name.
+
+    With ``verify_puts`` in the store's options (``S3DLIO_PUT_VERIFY``) the server is asked for the size afterwards.
+
+    Args:
+        uri: The object.
+        data: Any contiguous bytes-like object.
+
+    Raises:
+        IntegrityError: The object has another size than was sent.
+        StoreError: As :func:`put`.
+    """
+    where, memory = parse_object(uri, "put_bytes"), flat_bytes(data)
+    options = store_of(where).options
+    _log.debug("put_bytes: attempt=1/%d %s, %d bytes", options.max_attempts, where, memory.nbytes)
+    put(uri, memory)
+    if not options.verify_puts:
+        _log.debug("put_bytes: %s: skipping HEAD verification", where)
+        return
+    stored = store_of(where).head(where, current_token()).size
+    if stored != memory.nbytes:
+        msg = f"{memory.nbytes} bytes were sent and {stored} are there: somebody else has written it, or it is damaged"
+        raise IntegrityError(msg, uri=uri, operation="put_bytes")
+    _log.debug("put_bytes: %s: HEAD verified stored=%d", where, stored)
 
 
 def put_many(items: Iterable[tuple[str, Buffer]], max_in_flight: int = DEFAULT_IN_FLIGHT) -> None:
@@ -361,65 +379,6 @@ def put_many(items: Iterable[tuple[str, Buffer]], max_in_flight: int = DEFAULT_I
         send_whole(store, where, flat_bytes(pair[1]), PutOptions(), token)
 
     map_all(write, pairs, max_in_flight, current_token())
-
-
-def delete(
-    uri: str | Sequence[str],
-    recursive: bool = False,  # noqa: FBT001, FBT002 - the contract's order
-    *,
-    pattern: str | re.Pattern[str] | None = None,
-) -> None:
-    """Delete objects. One that is not there is fine.
-
-    Args:
-        uri: One URI or many. Without ``recursive`` exactly these objects go.
-        recursive: Delete everything whose key starts with the URI, taken as a directory.
-        pattern: With ``recursive``, only what matches (see :func:`list`).
-
-    Raises:
-        UriError: A URI ends in ``/`` and ``recursive`` is ``False``, or names a whole bucket.
-        StoreError: Something cannot be deleted.
-    """
-    given = [uri] if isinstance(uri, str) else list(uri)
-    for text in given:
-        where = parse(text)
-        if recursive:
-            _delete_below(where, pattern)
-        elif pattern is not None:
-            msg = "pattern goes with recursive=True"
-            raise OptionError(msg, uri=text, operation="delete")
-        elif where.key.endswith("/") or not where.key:
-            msg = "this names a prefix; pass recursive=True to delete everything below it"
-            raise UriError(msg, uri=text, operation="delete")
-    if not recursive:
-        _delete_exactly([parse(text) for text in given])
-
-
-def _delete_exactly(uris: list[Uri]) -> None:
-    groups: dict[tuple[str, str], list[Uri]] = {}
-    for uri in uris:
-        groups.setdefault((uri.scheme, uri.container), []).append(uri)
-    for group in groups.values():
-        store = store_of(group[0])
-        for uri in group:
-            store.sizes.forget(uri)
-        batches = [group[start : start + _DELETED_TOGETHER] for start in range(0, len(group), _DELETED_TOGETHER)]
-        map_all(store.delete, batches, _DELETES_AT_ONCE, current_token())
-
-
-def _delete_below(prefix: Uri, pattern: str | re.Pattern[str] | None) -> None:
-    store = store_of(prefix)
-    below = prefix if not prefix.key or prefix.key.endswith("/") else prefix.with_key(prefix.key + "/")
-    if below.scheme in ("file", "direct") and below.key == "/":
-        msg = "refusing to delete the root directory"
-        raise UriError(msg, uri=str(prefix), operation="delete")
-    pages = listing.pages(store, below, pattern, current_token())
-    while some := list(itertools.islice(pages, _DELETES_AT_ONCE)):
-        _delete_exactly([below.with_key(entry.key) for page in some for entry in page])
-    if pattern is None:
-        store.prune(below, current_token())
-        if below.key != prefix.key:
-            _delete_exactly([prefix])
 
 
 # -- shared -------------------------------------------------------------------------------------------

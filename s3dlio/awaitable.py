@@ -12,7 +12,7 @@ from contextvars import copy_context
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from s3dlio import api, buckets, transfers
+from s3dlio import api, buckets, removal, transfers
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW
 
@@ -75,7 +75,7 @@ exists_async = awaitable(api.exists)
 put_async = awaitable(api.put)
 put_bytes_async = awaitable(api.put_bytes)
 put_many_async = awaitable(api.put_many)
-delete_async = awaitable(api.delete)
+delete_async = awaitable(removal.delete)
 list_async = awaitable(buckets.list_uris)
 mkdir_async = awaitable(buckets.mkdir)
 copy_async = awaitable(transfers.copy)

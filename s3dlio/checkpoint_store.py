@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from s3dlio import api
+from s3dlio import api, removal
 from s3dlio.buckets import list_uris
 from s3dlio.buffers import BytesView
 from s3dlio.checkpoint import manifest as layout
@@ -227,7 +227,7 @@ class CheckpointStore:
             msg = "give either a name or step="
             raise OptionError(msg, uri=self.uri, operation="delete")
         if name is not None:
-            api.delete(self._named(name))
+            removal.delete(self._named(name))
             return
         for timestamp, found in self.reader.manifest_ids():
             if found == step:
@@ -238,8 +238,8 @@ class CheckpointStore:
             shards = [self.reader.at(shard.key) for shard in self.reader.load_manifest(step, timestamp).shards]
         except (NotFoundError, FormatError):
             shards = []
-        api.delete(self.reader.at(f"{layout.MANIFESTS}{layout.checkpoint_id(step, timestamp)}.json"))
-        api.delete([*shards, self.reader.at(layout.claim_key(step))])
+        removal.delete(self.reader.at(f"{layout.MANIFESTS}{layout.checkpoint_id(step, timestamp)}.json"))
+        removal.delete([*shards, self.reader.at(layout.claim_key(step))])
 
     def retain(self, keep_last: int) -> builtins.list[int]:
         """Remove all checkpoints but the newest ones.
@@ -280,7 +280,7 @@ class CheckpointStore:
             if _is_left(key, whole, steps) and _age_s(uri) >= grace_s:
                 doomed.append(uri)
         if doomed:
-            api.delete(doomed)
+            removal.delete(doomed)
         return doomed
 
     def _keys(self) -> builtins.list[str]:

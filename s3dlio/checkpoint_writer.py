@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from s3dlio import api
+from s3dlio import api, removal
 from s3dlio.buckets import list_uris
 from s3dlio.buffers import BytesView
 from s3dlio.checkpoint import manifest as names
@@ -133,7 +133,7 @@ class CheckpointWriter:
             wall_time=time.time(), user_meta=names.check_meta(user_meta),
         )  # fmt: skip
         commit(self._reader, manifest)
-        api.delete([self._reader.at(f"{shard.key}.json") for shard in manifest.shards])
+        removal.delete([self._reader.at(f"{shard.key}.json") for shard in manifest.shards])
         return manifest
 
     def _shards_of(self, step: int, timestamp: str) -> list[ShardInfo]:
@@ -245,7 +245,7 @@ def _is_void(reader: CheckpointReader, where: str, manifest: Manifest) -> bool:
     if key == manifest.key:
         return True
     if age >= _CLAIM_S and not (key and api.exists(reader.at(key))):
-        api.delete(where)
+        removal.delete(where)
     return False
 
 
@@ -296,7 +296,7 @@ def save_distributed_shard(
     parse_object(where, "save_distributed_shard")
     beside = where + _BESIDE
     with contextlib.suppress(NotFoundError):  # there is no such bucket, or none yet
-        api.delete(beside)  # from now on what was there before does not count
+        removal.delete(beside)  # from now on what was there before does not count
     shard = write_shard(where, where.rpartition("/")[2], rank, shard_data, options)
     api.put(beside, names.pack_shard(shard, world_size), content_type="application/json")
     told = {"uri": where, "size": shard.size, "etag": shard.etag, "checksum": shard.checksum}
@@ -344,7 +344,7 @@ def finalize_distributed_checkpoint(
         user_meta=names.check_meta(user_meta),
     )  # fmt: skip
     commit(reader, manifest)
-    api.delete([reader.at(shard.key) + _BESIDE for shard in shards])
+    removal.delete([reader.at(shard.key) + _BESIDE for shard in shards])
     return manifest
 
 

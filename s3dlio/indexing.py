@@ -1,6 +1,6 @@
 """From objects to samples: finds, or makes, the index of each object that holds records.
 
-Floor 5. Knows catalogs, formats and the indexes of TFRecord files; must not know orders or frameworks.
+Floor 5. Knows catalogs, formats and the indexes of TFRecord and Parquet files; must not know orders or frameworks.
 An index that lies beside its file (``x.tfrecord.idx`` or ``x.idx``) is used; without one the file's
 headers are read once, in the process that makes the dataset. A manifest keeps the outcome.
 """
@@ -40,6 +40,7 @@ class _Task(NamedTuple):
     uri: Uri
     size: int
     sidecar: Uri | None
+    is_table: bool = False
 
 
 def index_samples(catalog: Catalog, codec: Codec, store: Store, progress: Progress | None = None) -> SampleIndex:
@@ -73,7 +74,7 @@ def index_samples(catalog: Catalog, codec: Codec, store: Store, progress: Progre
 
 def _sidecars(catalog: Catalog, codec: Codec) -> dict[int, int]:
     """Return, by the number of a file of records, the number of the index that lies beside it."""
-    if codec.format not in ("auto", *OF_RECORDS):
+    if codec.format not in ("auto", *OF_RECORDS) or codec.format == "parquet":
         return {}
     keys = {catalog.uri(number)[1:]: number for number in range(len(catalog))}
     found = {}
@@ -93,7 +94,8 @@ def _tasks(catalog: Catalog, codec: Codec, sidecars: dict[Uri, Uri]) -> list[_Ta
     for number in range(len(catalog)):
         uri = catalog.uri(number)
         records = codec.format_of(uri) in OF_RECORDS
-        tasks.append(_Task(uri, int(catalog.sizes[number]), sidecars.get(uri)) if records else None)
+        table = codec.format_of(uri) == "parquet"
+        tasks.append(_Task(uri, int(catalog.sizes[number]), sidecars.get(uri), table) if records else None)
     return tasks
 
 
@@ -101,14 +103,27 @@ def _all_indexes(tasks: list[_Task], store: Store, progress: Progress | None) ->
     done: list[Uri] = []
 
     def find(task: _Task, token: CancellationToken) -> Index:
-        index = _read_sidecar(task, store, token) if task.sidecar else index_of(store, task.uri, token)
+        if task.is_table:
+            index = _index_of_row_groups(task, store, token)
+        else:
+            index = _read_sidecar(task, store, token) if task.sidecar else index_of(store, task.uri, token)
         done.append(task.uri)
         if progress is not None:
             progress(len(done), len(tasks))
         return index
 
-    width = _SIDECARS_AT_ONCE if all(task.sidecar for task in tasks) else _FILES_AT_ONCE
+    width = _SIDECARS_AT_ONCE if all(task.sidecar or task.is_table for task in tasks) else _FILES_AT_ONCE
     return map_all(find, tasks, width, CREW.get().token)
+
+
+def _index_of_row_groups(task: _Task, store: Store, token: CancellationToken) -> Index:
+    from s3dlio.parquet import read_footer  # noqa: PLC0415 - few need it
+
+    footer = read_footer(store, task.uri, token)
+    spans = [footer.span(group) for group in range(len(footer))]
+    return Index(
+        np.array([span.start for span in spans], np.int64), np.array([span.length for span in spans], np.int64)
+    )
 
 
 def _read_sidecar(task: _Task, store: Store, token: CancellationToken) -> Index:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
-from s3dlio import api, buckets, transfers
+from s3dlio import api, buckets, removal, transfers
 from s3dlio.awaitable import awaitable
 from s3dlio.object_writer import create_writer
 from s3dlio.options import StoreOptions
@@ -64,7 +64,7 @@ class ObjectStore:
     put = _with_options(api.put)
     put_bytes = _with_options(api.put_bytes)
     put_many = _with_options(api.put_many)
-    delete = _with_options(api.delete)
+    delete = _with_options(removal.delete)
     list = _with_options(buckets.list_uris)
     iter_objects = _with_options(buckets.iter_objects)
     create_writer = _with_options(create_writer)

@@ -1,4 +1,4 @@
-"""The operation log and the log of events: begun and ended by the user.
+"""The operation log: begun and ended by the user.
 
 Floor 6. Knows the public contract; lines are written by :mod:`s3dlio.recorder`, read and summed up by
 :mod:`s3dlio.oplog_reading`.
@@ -6,23 +6,11 @@ Floor 6. Knows the public contract; lines are written by :mod:`s3dlio.recorder`,
 
 from __future__ import annotations
 
-import logging
 import os
 
 from s3dlio import recorder
-from s3dlio.errors import OptionError, UriError, suggest
+from s3dlio.errors import UriError
 from s3dlio.uri import from_path_or_uri, parse_object
-
-#: The original's names of levels, and logging's own.
-_LEVELS = {
-    "trace": logging.DEBUG,
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
-_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def init_op_log(path: str | os.PathLike[str], *, lossy: bool = False) -> None:
@@ -69,27 +57,3 @@ def finalize_op_log() -> None:
 def is_op_log_active() -> bool:
     """Tell whether an operation log is being written."""
     return recorder.active is not None
-
-
-def init_logging(level: str | int = "info") -> None:
-    """Show what the library has to say (logger ``s3dlio``) on standard error.
-
-    It is for scripts: a program that has handlers of its own for that logger, or at the root, keeps them, and only
-    the level is set. May be called again.
-
-    Args:
-        level: ``trace``, ``debug``, ``info``, ``warn``, ``error``, or a number of :mod:`logging`.
-
-    Raises:
-        OptionError: There is no such level.
-    """
-    number = level if isinstance(level, int) else _LEVELS.get(level.lower())
-    if number is None:
-        msg = f"there is no level {level!r}{suggest(str(level), _LEVELS)}; use {', '.join(_LEVELS)}"
-        raise OptionError(msg, operation="init_logging")
-    logger = logging.getLogger("s3dlio")
-    logger.setLevel(number)
-    if not logger.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(_FORMAT))
-        logger.addHandler(handler)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import NamedTuple
 
-from s3dlio import api
+from s3dlio import api, removal
 from s3dlio.buckets import list_uris
 from s3dlio.crew import map_all
 from s3dlio.datagen import generate_data
@@ -165,7 +165,7 @@ def _list(uri: str, _data: memoryview, _number: int) -> int:
 
 
 def _delete(uri: str, _data: memoryview, _number: int) -> int:
-    api.delete(uri)
+    removal.delete(uri)
     return 0
 
 

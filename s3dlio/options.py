@@ -93,6 +93,7 @@ class StoreOptions:
         upload_checksum: Send the CRC-32C of what is uploaded, where the server can check it (S3, Google Cloud).
         sign_payload: Sign the SHA-256 of what is uploaded to S3 as well. It costs more than all the rest of an
             upload, and is for servers that insist on it.
+        verify_puts: Have :func:`s3dlio.put_bytes` ask the server for the size of what it has written.
         page_cache_mode: What the system is told about reads of ``file://`` (``posix_fadvise``; nothing where
             there is none): ``"sequential"`` (read ahead boldly), ``"random"`` (not at all), ``"normal"``
             (nothing is told), ``"dontneed"`` (forget what was read, for data that is read once), or
@@ -128,6 +129,7 @@ class StoreOptions:
     adaptive: bool = True
     upload_checksum: bool = True
     sign_payload: bool = False
+    verify_puts: bool = False
     page_cache_mode: str = "auto"
 
     def __post_init__(self) -> None:
@@ -232,11 +234,15 @@ ENVIRONMENT: tuple[Variable, ...] = (
     Variable("GOOGLE_CLOUD_PROJECT", "gs.project", str, "project for creating and listing buckets"),
     Variable("S3DLIO_MAX_HTTP_CONNECTIONS", "max_connections", read_count, "idle connections kept per host"),
     Variable("S3DLIO_RANGE_CONCURRENCY", "max_concurrent_ranges", read_count, "ranges of one object in flight"),
+    Variable("S3DLIO_PUT_VERIFY", "verify_puts", read_flag, "ask for the size of what put_bytes has written"),
+    Variable("S3DLIO_PUT_MAX_RETRIES", "max_attempts", read_count, "tries per request"),
 )
 
 #: Accepted for the sake of scripts written for the original, checked, and without effect yet or at all.
 ACCEPTED: tuple[Variable, ...] = (
     Variable("S3DLIO_RT_THREADS", "", read_count, "accepted; reader threads follow max_in_flight"),
+    Variable("S3DLIO_MPU_PUT_VERIFY", "", read_flag, "accepted; parts and sizes of uploads are always checked"),
+    Variable("S3DLIO_MPU_MAX_RETRIES", "", read_count, "accepted; each part is tried as any request is"),
     Variable("S3DLIO_USE_OPTIMIZED_HTTP", "", read_flag, "accepted; there is one connection pool and it is always on"),
 )
 

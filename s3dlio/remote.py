@@ -25,7 +25,7 @@ from s3dlio.ranges import Span, split
 from s3dlio.stores.base import Store, Version
 from s3dlio.uri import Uri
 
-__all__ = ["Kept", "RemoteObject", "errand"]
+__all__ = ["Kept", "RemoteObject", "errand", "fill"]
 
 T = TypeVar("T")
 
@@ -127,6 +127,18 @@ class RemoteObject:
         span = self._within(start, stop)
         return self._read(span, start if align_at is None else align_at, self._parent())
 
+    def read_into(self, start: int, target: memoryview) -> None:
+        """Read the bytes from ``start`` on into memory of the caller's, as many as it holds.
+
+        Args:
+            start: First byte.
+            target: Writable bytes.
+
+        Raises:
+            StoreError: As :meth:`read`.
+        """
+        self._land(self._within(start, start + len(target)), target, self._parent())
+
     def chunks(
         self, start: int = 0, stop: int | None = None, *, chunk_bytes: int = 8 * MIB, ahead: int = 4
     ) -> Iterator[memoryview]:
@@ -186,31 +198,43 @@ class RemoteObject:
         return Span(start, stop)
 
     def _read(self, span: Span, align_at: int, token: CancellationToken) -> memoryview:
-        token.check()
         memory = _aligned(span.length, align_at - span.start)
+        self._land(span, memory, token)
+        return memory
+
+    def _land(self, span: Span, memory: memoryview, token: CancellationToken) -> None:
+        token.check()
         kept = self._head[span.start : span.stop]
         memory[: len(kept)] = kept
         missing = span.length - len(kept)
         if missing:
             self._fill(span.start + len(kept), memory[len(kept) :], token)
-        return memory
 
     def _fill(self, start: int, target: memoryview, token: CancellationToken) -> None:
-        store = self._store
-        if len(target) <= store.first_bytes:
-            store.read_into(self.uri, start, target, self.version, token)
-            return
-
-        def fetch(part: Span, token: CancellationToken) -> None:
-            store.read_into(self.uri, start + part.start, target[part.start : part.stop], self.version, token)
-
-        # As many parts as it takes, of one size: a last one that is short leaves its connection idle.
-        count = -(-len(target) // store.options.chunk_size)
-        parts = split(0, len(target), -(-len(target) // count))
-        map_all(fetch, parts, store.options.max_concurrent_ranges, token)
+        fill(self._store, self.uri, start, target, self.version, token)
 
     def _parent(self) -> CancellationToken:
         return self._token or CREW.get().token
+
+
+def fill(store: Store, uri: Uri, start: int, target: memoryview, version: Version, token: CancellationToken) -> None:
+    """Read the bytes from ``start`` on, of one version of an object, into memory, in parallel parts when it is long.
+
+    Raises:
+        ObjectChangedError: The object is not of that version.
+        StoreError: It cannot be read.
+    """
+    if len(target) <= store.first_bytes:
+        store.read_into(uri, start, target, version, token)
+        return
+
+    def fetch(part: Span, token: CancellationToken) -> None:
+        store.read_into(uri, start + part.start, target[part.start : part.stop], version, token)
+
+    # As many parts as it takes, of one size: a last one that is short leaves its connection idle.
+    count = -(-len(target) // store.options.chunk_size)
+    parts = split(0, len(target), -(-len(target) // count))
+    map_all(fetch, parts, store.options.max_concurrent_ranges, token)
 
 
 class Kept:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import multiprocessing
 import signal
 import subprocess
@@ -573,34 +572,3 @@ def test_a_replay_counts_failures_and_stays_within_its_target() -> None:
         s3dlio.replay_op_log([_operation(0, 0.1, file="a/../../b")], target)
     with pytest.raises(OptionError):
         s3dlio.replay_op_log(found, target, speed=0)
-
-
-# -- logging ------------------------------------------------------------------------------------------
-
-
-def test_init_logging_shows_events_at_a_level() -> None:
-    code = """
-import logging, s3dlio
-s3dlio.init_logging("info")
-s3dlio.init_logging("info")
-logging.getLogger("s3dlio").info("heard")
-logging.getLogger("s3dlio").debug("not heard")
-s3dlio.init_logging("trace")
-logging.getLogger("s3dlio").debug("heard now")
-"""
-    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=100, capture_output=True, text=True)
-    lines = [line.partition("s3dlio: ")[2] for line in done.stderr.splitlines()]
-    assert lines == ["heard", "heard now"]
-    with pytest.raises(OptionError, match="did you mean 'debug'"):
-        s3dlio.init_logging("debgu")
-
-
-def test_init_logging_leaves_the_handlers_of_a_program_alone() -> None:
-    logger = logging.getLogger("s3dlio")
-    level, handlers = logger.level, list(logger.handlers)
-    try:
-        s3dlio.init_logging("error")
-        assert logger.level == logging.ERROR
-        assert logger.handlers == handlers  # pytest listens at the root
-    finally:
-        logger.setLevel(level)

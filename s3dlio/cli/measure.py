@@ -90,14 +90,14 @@ def bench(
 @contextlib.contextmanager
 def _taken_away(prefix: str, uris: Sequence[str]) -> Iterator[None]:
     """Delete whatever the block has written, however it ends."""
-    from s3dlio import api
+    from s3dlio import removal
 
     try:
         yield
     finally:
         try:
-            api.delete(uris)  # by name: those that no listing shows yet as well
-            api.delete(prefix, recursive=True)  # the directories of files
+            removal.delete(uris)  # by name: those that no listing shows yet as well
+            removal.delete(prefix, recursive=True)  # the directories of files
         except BaseException as error:
             show.note(f"objects may be left ({message(error)}); delete them with: s3dlio rm -r -y {prefix}")
             raise

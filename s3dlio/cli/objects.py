@@ -259,7 +259,7 @@ def rm(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would go, delete nothing.")] = False,
 ) -> None:
     """Delete objects; one that is not there is fine. With -r it asks first."""
-    from s3dlio import api
+    from s3dlio import removal
 
     places = [from_path_or_uri(uri) for uri in uris]
     _check_removal(places, pattern, recursive=recursive)
@@ -269,7 +269,7 @@ def rm(
     if recursive and not yes:
         _ask(places, pattern)
     for place in places if recursive else [places]:
-        api.delete(place, recursive, pattern=pattern)
+        removal.delete(place, recursive, pattern=pattern)
     if current().as_json:
         show.json_line({"deleted": places, "recursive": recursive})
 

@@ -18,9 +18,9 @@ from s3dlio.formats.tfrecord import FOOT, HEAD, payload
 from s3dlio.uri import Uri
 
 _EXTENSIONS = {".npz": "npz", ".npy": "npy", ".tfrecord": "tfrecord", ".tfrecords": "tfrecord"}
-FORMATS = ("auto", "raw", "npz", "npy", "tfrecord", "example")
+FORMATS = ("auto", "raw", "npz", "npy", "tfrecord", "example", "parquet")
 #: Formats of which an object holds many samples, each a record.
-OF_RECORDS = frozenset({"tfrecord", "example"})
+OF_RECORDS = frozenset({"tfrecord", "example", "parquet"})
 #: Formats whose objects are never expanded: records are read from the midst of a file.
 _AS_STORED = OF_RECORDS | {"raw"}
 
@@ -29,7 +29,8 @@ class Codec(NamedTuple):
     """How objects become samples.
 
     Attributes:
-        format: ``auto`` (by extension), ``raw``, ``npz``, ``npy``, ``tfrecord`` or ``example``.
+        format: ``auto`` (by extension), ``raw``, ``npz``, ``npy``, ``tfrecord``, ``example``, or
+            ``parquet`` (each row group, as it lies in the file, is a sample).
         key: Take one array out of each sample that has many.
     """
 
@@ -113,6 +114,7 @@ def _record(view: BytesView, start: int) -> BytesView:
 
 _DECODERS: dict[str, Callable[[BytesView, int], Any]] = {
     "raw": lambda view, _start: view,
+    "parquet": lambda view, _start: view,
     "npy": lambda view, _start: read_npy(_memory(view)),
     "npz": lambda view, _start: Npz(_memory(view)),
     "tfrecord": _record,

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from s3dlio import api
+from s3dlio import api, removal
 from s3dlio.api import current_token, store_of
 from s3dlio.buckets import list_uris
 from s3dlio.checkpoint.kinds import dtype_name
@@ -236,7 +236,7 @@ def _commit(base: Uri, save: str, *, overwrite: bool) -> None:
         kept = _files_of(base)
         found = [uri.removeprefix(str(base)) for uri in list_uris(f"{base}{DATA}")]
         gone = {*besides, *(before - kept), *removable(found, kept)}
-        api.delete([f"{base}{file}" for file in gone])
+        removal.delete([f"{base}{file}" for file in gone])
     except S3dlioError as error:
         msg = f"the checkpoint is saved, but files of the one before it could not be removed: {error}"
         warnings.warn(msg, RuntimeWarning, stacklevel=3)

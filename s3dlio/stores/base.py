@@ -145,6 +145,10 @@ class SizeCache:
         """Drop what is known of an object."""
         self._seen.pop(uri, None)
 
+    def clear(self) -> None:
+        """Drop what is known of all objects."""
+        self._seen.clear()
+
 
 class Stretch(Protocol):
     """What :meth:`Store.flow` gives."""

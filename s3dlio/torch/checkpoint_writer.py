@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
-from s3dlio import api
+from s3dlio import api, removal
 from s3dlio.api import current_token, store_of
 from s3dlio.buckets import list_uris
 from s3dlio.cancel import CancellationToken
@@ -162,7 +162,7 @@ class S3StorageWriter(StorageWriter):
 
     def _take_back(self, files: Sequence[str], error: BaseException) -> None:
         try:
-            api.delete([self._uri(file) for file in files])
+            removal.delete([self._uri(file) for file in files])
         except S3dlioError as second:
             error.add_note(f"Files that had been written could not be removed: {second}")
 
@@ -198,12 +198,12 @@ class S3StorageWriter(StorageWriter):
     def _sweep(self, before: set[str]) -> None:
         """Remove the files of the checkpoint that was replaced, and what saves have left that were killed."""
         if not self._together:
-            api.delete([self._uri(file) for file in before])
+            removal.delete([self._uri(file) for file in before])
             return
         kept = _named_in(self._base, self._metadata_uri())
         stem = self.checkpoint_id
         found = [uri.removeprefix(stem) for uri in list_uris(f"{stem}{DATA}")]
-        api.delete([self._uri(file) for file in {*before, *removable(found, kept)}])
+        removal.delete([self._uri(file) for file in {*before, *removable(found, kept)}])
 
     def _metadata_uri(self) -> Uri:
         name = layout.metadata_name(None if self._together else self._rank)

@@ -1,0 +1,205 @@
+"""A client of objects by bucket and key, as s3torchconnector has it, and its settings.
+
+Floor 6. Knows s3torchconnector's names and signatures and translates them; must not do any work of its own, nor
+know torch. Users import all this from :mod:`s3dlio.compat.s3torchconnector`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from s3dlio.api import current_token
+from s3dlio.buffers import MIB
+from s3dlio.compat.connector_files import ReaderKind, S3Reader, S3Writer, kind_of
+from s3dlio.errors import OptionError
+from s3dlio.object_store import ObjectStore
+from s3dlio.options import StoreOptions
+from s3dlio.remote import RemoteObject
+from s3dlio.stores import open_store
+from s3dlio.stores.base import Entry, ObjectInfo
+from s3dlio.uri import PATH_SCHEMES, Uri, parse_object
+from s3dlio.writer_options import WriterOptions
+
+_PAGE = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class S3ClientConfig:
+    """How to reach S3.
+
+    Attributes:
+        throughput_target_gbps: Taken, and without effect: how much is in flight follows what the server shows.
+        part_size: Bytes of the parts in which large objects are read.
+        unsigned: Send unsigned requests (public buckets).
+        force_path_style: Name the bucket in the path, not in the host's name.
+        max_attempts: Tries per request.
+        profile: Name of an AWS profile.
+    """
+
+    throughput_target_gbps: float = 10.0
+    part_size: int = 8 * MIB
+    unsigned: bool = False
+    force_path_style: bool = False
+    max_attempts: int = 10
+    profile: str | None = None
+
+    def options(self, region: str | None, endpoint: str | None) -> StoreOptions:
+        """Return the same by this library's names."""
+        return StoreOptions(
+            region=region,
+            endpoint_url=endpoint,
+            chunk_size=self.part_size,
+            min_split_size=self.part_size,
+            anonymous=self.unsigned,
+            addressing_style="path" if self.force_path_style else "auto",
+            max_attempts=self.max_attempts,
+            profile=self.profile,
+        )
+
+
+class S3ObjectInfo(NamedTuple):
+    """One object of a listing: sizes in bytes, times in seconds since 1970 (0 where the backend does not say)."""
+
+    key: str
+    etag: str
+    size: int
+    last_modified: int
+    storage_class: str | None = None
+    restore_status: None = None
+
+
+class HeadObjectResult(NamedTuple):
+    """What is known of an object: see :class:`S3ObjectInfo`."""
+
+    etag: str
+    size: int
+    last_modified: int
+    storage_class: str | None = None
+    restore_status: None = None
+
+
+class ListObjectResult(NamedTuple):
+    """A page of a listing."""
+
+    object_info: list[S3ObjectInfo]
+    common_prefixes: list[str]
+
+
+class S3Client:
+    """Objects by bucket and key.
+
+    Thread-safe; works in forked children; pickles as its settings.
+
+    Args:
+        region: S3 region; default: the environment's.
+        endpoint: ``http(s)://host[:port]`` of an S3-compatible server.
+        user_agent: Taken, and without effect.
+        s3client_config: The rest.
+        scheme: Of the URIs that buckets and keys stand for.
+
+    Example:
+        >>> client = S3Client(scheme="memory")
+        >>> with client.put_object("demo", "a") as writer:
+        ...     _ = writer.write(b"spam")
+        >>> client.get_object("demo", "a").read()
+        b'spam'
+    """
+
+    def __init__(
+        self,
+        region: str | None = None,
+        *,
+        endpoint: str | None = None,
+        user_agent: object = None,
+        s3client_config: S3ClientConfig | None = None,
+        scheme: str = "s3",
+    ) -> None:
+        self.region = region
+        self.endpoint = endpoint
+        self.s3client_config = s3client_config or S3ClientConfig()
+        self.options = self.s3client_config.options(region, endpoint)
+        self.scheme = scheme
+        self._verbs = ObjectStore(self.options)
+
+    def _uri(self, bucket: str, key: str) -> Uri:
+        if not bucket and self.scheme not in PATH_SCHEMES:
+            msg = "the bucket's name must not be empty"
+            raise OptionError(msg)
+        return Uri(self.scheme, bucket, key)
+
+    def get_object(
+        self, bucket: str, key: str, *, object_info: object = None, reader_constructor: ReaderKind | None = None
+    ) -> S3Reader:
+        """Return an object's reader. Nothing is asked for yet; what is missing raises at the first read.
+
+        Args:
+            bucket: The bucket.
+            key: The key in it.
+            object_info: Taken, and without effect: the first answer tells the size.
+            reader_constructor: How to read it.
+        """
+        return S3Reader(self._uri(bucket, key), self.options, kind_of(reader_constructor))
+
+    def put_object(self, bucket: str, key: str, storage_class: str | None = None) -> S3Writer:
+        """Return a writer of an object.
+
+        Raises:
+            OptionError: A storage class is asked for: objects are written in the bucket's default one.
+        """
+        if storage_class is not None:
+            msg = "storage_class cannot be chosen here; set it by the bucket's lifecycle rules"
+            raise OptionError(msg)
+        where = parse_object(str(self._uri(bucket, key)), "put_object")
+        return S3Writer(self._verbs.create_writer(str(where), WriterOptions(compression="none")))
+
+    def list_objects(
+        self, bucket: str, prefix: str = "", delimiter: str = "", max_keys: int = _PAGE
+    ) -> Iterator[ListObjectResult]:
+        """Yield pages of the objects whose key begins with ``prefix``; with ``"/"`` also common prefixes."""
+        if delimiter not in ("", "/"):
+            msg = f"delimiter must be '/' or empty, not {delimiter!r}"
+            raise OptionError(msg)
+        where = self._uri(bucket, prefix)
+        store = open_store(where, self.options)
+        page: list[Entry] = []
+        for entry in store.entries(where, current_token(), recursive=not delimiter):
+            page.append(entry)
+            if len(page) == max_keys:
+                yield _page(page)
+                page = []
+        yield _page(page)
+
+    def head_object(self, bucket: str, key: str) -> HeadObjectResult:
+        """Return what is known of an object.
+
+        Raises:
+            NotFoundError: There is no such object.
+        """
+        where = self._uri(bucket, key)
+        info: ObjectInfo = open_store(where, self.options).head(where, current_token())
+        when = int(info.last_modified.timestamp()) if info.last_modified else 0
+        return HeadObjectResult(info.etag, info.size, when, info.storage_class or None)
+
+    def delete_object(self, bucket: str, key: str) -> None:
+        """Delete an object; one that is not there is fine."""
+        self._verbs.delete(str(self._uri(bucket, key)))
+
+    def copy_object(self, src_bucket: str, src_key: str, dst_bucket: str, dst_key: str) -> None:
+        """Copy an object, through this machine."""
+        source = self._uri(src_bucket, src_key)
+        with self.put_object(dst_bucket, dst_key) as target:
+            for piece in RemoteObject(open_store(source, self.options), source, token=current_token()).chunks():
+                target.write(piece)
+
+
+def _page(entries: list[Entry]) -> ListObjectResult:
+    infos = [
+        S3ObjectInfo(
+            entry.key, entry.etag, entry.size, int(entry.last_modified.timestamp()) if entry.last_modified else 0
+        )
+        for entry in entries
+        if not entry.is_prefix
+    ]
+    return ListObjectResult(infos, [entry.key for entry in entries if entry.is_prefix])

@@ -1,0 +1,79 @@
+"""The verb that deletes: single objects, many, and all below a prefix.
+
+Floor 6. Knows the public contract, and how many requests are worth sending at once; must not know any backend.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+
+from s3dlio import listing
+from s3dlio.api import current_token, store_of
+from s3dlio.crew import map_all
+from s3dlio.errors import OptionError, UriError
+from s3dlio.uri import Uri, parse
+
+#: S3 takes a thousand keys in one request; so many such requests are under way at once.
+_DELETED_TOGETHER = 1000
+_DELETES_AT_ONCE = 4
+
+
+def delete(
+    uri: str | Sequence[str],
+    recursive: bool = False,  # noqa: FBT001, FBT002 - the contract's order
+    *,
+    pattern: str | re.Pattern[str] | None = None,
+) -> None:
+    """Delete objects. One that is not there is fine.
+
+    Args:
+        uri: One URI or many. Without ``recursive`` exactly these objects go.
+        recursive: Delete everything whose key starts with the URI, taken as a directory.
+        pattern: With ``recursive``, only what matches (see :func:`list`).
+
+    Raises:
+        UriError: A URI ends in ``/`` and ``recursive`` is ``False``, or names a whole bucket.
+        StoreError: Something cannot be deleted.
+    """
+    given = [uri] if isinstance(uri, str) else list(uri)
+    for text in given:
+        where = parse(text)
+        if recursive:
+            _delete_below(where, pattern)
+        elif pattern is not None:
+            msg = "pattern goes with recursive=True"
+            raise OptionError(msg, uri=text, operation="delete")
+        elif where.key.endswith("/") or not where.key:
+            msg = "this names a prefix; pass recursive=True to delete everything below it"
+            raise UriError(msg, uri=text, operation="delete")
+    if not recursive:
+        _delete_exactly([parse(text) for text in given])
+
+
+def _delete_exactly(uris: list[Uri]) -> None:
+    groups: dict[tuple[str, str], list[Uri]] = {}
+    for uri in uris:
+        groups.setdefault((uri.scheme, uri.container), []).append(uri)
+    for group in groups.values():
+        store = store_of(group[0])
+        for uri in group:
+            store.sizes.forget(uri)
+        batches = [group[start : start + _DELETED_TOGETHER] for start in range(0, len(group), _DELETED_TOGETHER)]
+        map_all(store.delete, batches, _DELETES_AT_ONCE, current_token())
+
+
+def _delete_below(prefix: Uri, pattern: str | re.Pattern[str] | None) -> None:
+    store = store_of(prefix)
+    below = prefix if not prefix.key or prefix.key.endswith("/") else prefix.with_key(prefix.key + "/")
+    if below.scheme in ("file", "direct") and below.key == "/":
+        msg = "refusing to delete the root directory"
+        raise UriError(msg, uri=str(prefix), operation="delete")
+    pages = listing.pages(store, below, pattern, current_token())
+    while some := list(itertools.islice(pages, _DELETES_AT_ONCE)):
+        _delete_exactly([below.with_key(entry.key) for page in some for entry in page])
+    if pattern is None:
+        store.prune(below, current_token())
+        if below.key != prefix.key:
+            _delete_exactly([prefix])
