@@ -6,6 +6,7 @@ Knows the words of the command line.  What needs a process of its own (pipes, si
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -22,8 +23,10 @@ from hypothesis import strategies as st
 import s3dlio
 from s3dlio.cli import measure, show
 from s3dlio.cli.app import run
-from s3dlio.errors import OptionError, StoreError
+from s3dlio.errors import NotFoundError, OptionError, TransferError
 from s3dlio.record_writer import TFRecordWriter
+from s3dlio.transfer.plan import Failure
+from s3dlio.transfers import TransferResult
 from tests.servers.fault_kinds import Status, s3_error
 
 if TYPE_CHECKING:
@@ -40,18 +43,6 @@ COMMANDS = (
 )  # fmt: skip
 
 #: Public names that commands stand on and that this version may not have yet: their tests begin when they do.
-NOT_YET_HERE = [
-    name
-    for name in (
-        "upload", "download", "copy", "mp_get", "generate_data", "init_op_log", "summarize_op_log", "replay_op_log",
-    )
-    if not hasattr(s3dlio, name)
-]  # fmt: skip
-
-
-def needs(*names: str) -> pytest.MarkDecorator:
-    missing = [name for name in names if name in NOT_YET_HERE]
-    return pytest.mark.skipif(bool(missing), reason=f"s3dlio has no {', '.join(missing)} yet")
 
 
 class Done(NamedTuple):
@@ -474,17 +465,7 @@ def test_both_programs_and_the_extra_are_declared() -> None:
 # -- commands around what other rooms do --------------------------------------------------------------
 
 
-class Moved(NamedTuple):
-    transferred: int = 3
-    total_bytes: int = 3 << 20
-    skipped: int = 1
-    seconds: float = 2.0
-
-
-class PartlyError(StoreError):
-    """As a transfer ends of which a part has failed."""
-
-    failures = (("s3://b/1", "gone"), ("s3://b/2", "refused"))
+MOVED = TransferResult(transferred=3, skipped=1, failed=0, total_bytes=3 << 20, seconds=2.0)
 
 
 @pytest.mark.parametrize(
@@ -495,11 +476,11 @@ class PartlyError(StoreError):
             ["upload", "a", "b", "s3://x/p/", "-j", "5", "-u", "--create-bucket", "-p", "*.a"],
             ((["a", "b"], "s3://x/p/", 5, True), {"pattern": "*.a", "progress": True, "update": True}),
         ),
-        ("upload", ["upload", "a", "s3://x/"], (("a", "s3://x/", 32, False), {"pattern": None, "progress": True, "update": False})),
+        ("upload", ["upload", "a", "s3://x/"], ((["a"], "s3://x/", 32, False), {"pattern": None, "progress": True, "update": False})),
         (
             "download",
             ["download", "-q", "s3://x/p/", "here", "--flatten"],
-            (("s3://x/p/", "here", 32), {"flatten": True, "pattern": None, "progress": False, "update": False}),
+            ((["s3://x/p/"], "here", 32), {"flatten": True, "pattern": None, "progress": False, "update": False}),
         ),
         (
             "copy",
@@ -518,7 +499,7 @@ class PartlyError(StoreError):
         ),
         ("mp_get", ["mp-get", "s3://x/", "-n", "9"], (("s3://x/",), {"procs": 4, "jobs": 64, "num": 9})),
         ("summarize_op_log", ["oplog", "summary", "f"], (("f",), {})),
-        ("replay_op_log", ["oplog", "replay", "f", "s3://x/", "--speed", "2"], (("f", "s3://x/"), {"speed": 2.0})),
+        ("replay_op_log", ["oplog", "replay", "f", "s3://x/", "--speed", "2"], (("f", "s3://x/", 2.0), {})),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else None,
 )  # fmt: skip
@@ -527,18 +508,18 @@ def test_a_command_hands_on_what_it_was_told(
 ) -> None:
     seen: list[tuple[Any, Any]] = []
 
-    def verb(*args: Any, **how: Any) -> Moved:
+    def verb(*args: Any, **how: Any) -> TransferResult:
         seen.append((args, how))
-        return Moved()
+        return MOVED
 
-    monkeypatch.setattr(s3dlio, name, verb, raising=False)
+    monkeypatch.setattr(".".join(s3dlio._PLACES[name]), verb)
     done = cli(*words)
     assert (done.code, done.err) == (0, "")
     assert seen == [given]
 
 
 def test_a_transfer_tells_its_figures(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3dlio, "copy", lambda *_, **__: Moved(), raising=False)
+    monkeypatch.setattr("s3dlio.transfers.copy", lambda *_, **__: MOVED)
     assert cli("cp", "s3://a/b", "s3://c/d").out == "3 objects, 3.0 MiB in 2.00 s (1.5 MiB/s), 1 were there already\n"
     assert cli("cp", "s3://a/b", "s3://c/d", "--json").told == {
         "objects": 3, "bytes": 3 << 20, "skipped": 1, "seconds": 2.0
@@ -546,35 +527,30 @@ def test_a_transfer_tells_its_figures(cli: Callable[..., Done], monkeypatch: pyt
 
 
 def test_several_failures_are_listed_when_asked(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    def verb(*_: Any, **__: Any) -> None:
-        msg = "2 of 3 objects were not copied"
-        raise PartlyError(msg)
+    failures = tuple(Failure(f"s3://b/{n}", f"s3://d/{n}", NotFoundError("gone")) for n in (1, 2))
+    result = dataclasses.replace(MOVED, failed=2, failures=failures)
 
-    monkeypatch.setattr(s3dlio, "copy", verb, raising=False)
-    assert cli("cp", "s3://a/b", "s3://c/d") == (1, "", "s3dlio: 2 of 3 objects were not copied\n")
-    assert "s3dlio: failed: s3://b/2: refused\n" in cli("cp", "-v", "s3://a/b", "s3://c/d").err
+    def verb(*_: Any, **__: Any) -> None:
+        msg = "2 of 3 objects failed: gone"
+        raise TransferError(msg, result=result)
+
+    monkeypatch.setattr("s3dlio.transfers.copy", verb)
+    asked = ("cp", "s3://a/b", "s3://c/d")
+    assert cli(*asked) == (1, "", "s3dlio: 2 of 3 objects failed: gone\ns3dlio: -v lists what failed\n")
+    assert "s3dlio: failed: s3://b/2: gone\n" in cli("cp", "-v", *asked[1:]).err
 
 
 def test_an_operation_log_is_begun_and_ended(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: list[object] = []
-    monkeypatch.setattr(s3dlio, "init_op_log", seen.append, raising=False)
-    monkeypatch.setattr(s3dlio, "finalize_op_log", lambda: seen.append("end"), raising=False)
+    monkeypatch.setattr("s3dlio.oplog.init_op_log", seen.append)
+    monkeypatch.setattr("s3dlio.oplog.finalize_op_log", lambda: seen.append("end"))
     assert cli("--op-log", "log.tsv", "ls", tmp_path).code == 0
     assert cli("ls", "--op-log", "log.tsv", "s4://x").code == 2
     assert seen == ["log.tsv", "end"] * 2
 
 
-@pytest.mark.skipif(not NOT_YET_HERE, reason="all are here")
-def test_what_this_version_lacks_is_said(cli: Callable[..., Done]) -> None:
-    words = {"upload": ["upload", "a", "s3://b/"], "mp_get": ["mp-get", "s3://b/"]}
-    for name in words.keys() & set(NOT_YET_HERE):
-        done = cli(*words[name])
-        assert (done.code, f"has no {name}" in done.err) == (2, True)
-
-
-@needs("upload", "download", "copy")
 def test_directories_go_there_and_back(cli: Callable[..., Done], place: str, tmp_path: Path) -> None:
     source, back = tmp_path / "source", tmp_path / "back"
     for name in ("a.txt", "deep/b.txt"):
@@ -587,14 +563,12 @@ def test_directories_go_there_and_back(cli: Callable[..., Done], place: str, tmp
     assert found == ["a.txt", "b.txt"]
 
 
-@needs("mp_get", "generate_data")
 def test_made_up_objects_are_read_by_processes(cli: Callable[..., Done], bucket: str) -> None:
     assert cli("generate", f"{bucket}/m/{{:03d}}", "-n", 4, "-s", "4KiB").code == 0
     told = cli("mp-get", "--json", f"{bucket}/m/", "--procs", 2, "-j", 2, "-n", 4).told
     assert (told["total_objects"], told["total_bytes"]) == (4, 16384)
 
 
-@needs("init_op_log", "summarize_op_log", "replay_op_log")
 def test_operations_are_written_down_and_summed_up(cli: Callable[..., Done], bucket: str, tmp_path: Path) -> None:
     s3dlio.put(f"{bucket}/a", b"spam")
     log = tmp_path / "log.tsv.zst"

@@ -9,10 +9,10 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from s3dlio.cli import show
-from s3dlio.errors import OptionError, S3dlioError, UriError
+from s3dlio.errors import OptionError, S3dlioError, TransferError, UriError
 
 FAILED, MISUSED, INTERRUPTED, UNHEARD = 1, 2, 130, 141
 
@@ -63,9 +63,11 @@ def _end(error: BaseException, verbose: int) -> int:
     if verbose > 1:
         traceback.print_exception(error)
     show.note(message(error))
-    if verbose:
-        for failure in failures(error):
-            show.note(f"failed: {failure}")
+    if isinstance(error, TransferError):
+        for failure in error.failures if verbose else ():
+            show.note(f"failed: {failure.source}: {failure.error}")
+        if not verbose and len(error.failures) > 1:
+            show.note("-v lists what failed")
     return MISUSED if isinstance(error, (Misused, OptionError, UriError)) else FAILED
 
 
@@ -80,19 +82,6 @@ def message(error: BaseException) -> str:
     else:
         text = f"internal error: {type(error).__name__}: {error}; please report it with the output of -vv"
     return " ".join(text.split())
-
-
-def failures(error: BaseException) -> list[str]:
-    """Return what failed, one by one, where an error stands for many."""
-    several: object = getattr(error, "failures", ())
-    if not isinstance(several, Sequence):
-        return []
-    return [_failure(one) for one in several]
-
-
-def _failure(one: object) -> str:
-    parts = one if isinstance(one, tuple) else (getattr(one, "source", one), getattr(one, "error", None))
-    return ": ".join(str(part) for part in parts if part is not None)
 
 
 def _hush() -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from s3dlio.cli import show, verbs
+from s3dlio.cli import show
 from s3dlio.cli.failing import message
 from s3dlio.cli.session import current
 from s3dlio.uri import from_path_or_uri, join
@@ -162,7 +162,9 @@ def mp_get(
     template: Annotated[str | None, typer.Option("--template", help="Names of the objects, such as a-{:06d}.")] = None,
 ) -> None:
     """Read objects in several processes and keep nothing: how fast can this machine read?"""
+    from s3dlio import mp_reading
+
     how: dict[str, Any] = {"procs": procs, "jobs": jobs, "num": num}
     if template is not None:
         how["template"] = template
-    show.fields(verbs.mp_get(from_path_or_uri(uri), **how), as_json=current().as_json)
+    show.fields(mp_reading.mp_get(from_path_or_uri(uri), **how), as_json=current().as_json)

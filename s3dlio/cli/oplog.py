@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from s3dlio.cli import show, verbs
+from s3dlio.cli import show
 from s3dlio.cli.session import current
 from s3dlio.uri import from_path_or_uri
 
@@ -24,9 +24,11 @@ def summary(
     ] = None,
 ) -> None:
     """Show counts, bytes, rates and times by operation."""
-    result = verbs.summarize_op_log(file)
+    from s3dlio import oplog_reading
+
+    result = oplog_reading.summarize_op_log(file)
     if plot is not None:
-        verbs.plot_op_log(result, plot)
+        oplog_reading.plot_op_log(result, plot)
     told = show.plain(result)
     if current().as_json or "ops" not in told:
         show.fields(result, as_json=current().as_json)
@@ -51,4 +53,7 @@ def replay(
     speed: Annotated[float, typer.Option("--speed", min=0.0, help="2: in half of the time it took; 0: at once.")] = 1.0,
 ) -> None:
     """Do again, against another prefix, what a log tells, at the times it tells."""
-    show.fields(verbs.replay_op_log(file, from_path_or_uri(target), speed or math.inf), as_json=current().as_json)
+    from s3dlio import oplog_replay
+
+    done = oplog_replay.replay_op_log(file, from_path_or_uri(target), speed or math.inf)
+    show.fields(done, as_json=current().as_json)

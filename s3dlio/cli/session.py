@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from s3dlio.cli import show, verbs
+from s3dlio.cli import show
 from s3dlio.cli.failing import Ended, Misused, told
 from s3dlio.texts import url_fault
 
@@ -190,11 +190,13 @@ def _logged(path: str | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    verbs.begin_op_log(path)
+    from s3dlio import oplog
+
+    oplog.init_op_log(path)
     try:
         yield
     finally:
-        verbs.end_op_log()
+        oplog.finalize_op_log()
 
 
 def _listen(verbose: int) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s3dlio.cli import show, verbs
+from s3dlio.cli import show
 from s3dlio.cli.failing import Misused
 from s3dlio.cli.objects import Pattern
 from s3dlio.cli.session import current
@@ -20,6 +20,7 @@ from s3dlio.uri import from_path_or_uri
 
 if TYPE_CHECKING:
     from s3dlio.progress import Tell
+    from s3dlio.transfers import TransferResult
 
 #: Up to here a file is one request; the library cuts what is larger into parts anyway.
 _WHOLE_BYTES = 64 * 1024**2
@@ -158,13 +159,15 @@ def generate(
 ) -> None:
     """Put objects of made-up bytes, for tests and measurements."""
     count, place = show.read_size(size), from_path_or_uri(template)
-    how = {
+    how: dict[str, Any] = {
         "object_type": object_type,
         "dedup_factor": dedup,
         "compress_factor": compress,
         "progress": current().progress,
     }
-    verbs.generate(place, num, count, jobs, **how)
+    from s3dlio import api
+
+    api.put(place, num=num, size=count, max_in_flight=jobs, **how)
     if current().as_json:
         show.json_line({"template": place, "objects": num, "size": count})
 
@@ -180,9 +183,11 @@ def upload(
     jobs: Jobs = 32,
 ) -> None:
     """Send files and directories below a prefix."""
+    from s3dlio import transfers
+
     *sources, dest = _two_or_more(places)
-    how = {"pattern": pattern, "progress": current().progress, "update": update}
-    _tell(verbs.upload(sources, from_path_or_uri(dest), jobs, create_bucket=create_bucket, **how))
+    how: dict[str, Any] = {"pattern": pattern, "progress": current().progress, "update": update}
+    _tell(transfers.upload(sources, from_path_or_uri(dest), jobs, create_bucket, **how))
 
 
 def download(
@@ -196,9 +201,11 @@ def download(
     jobs: Jobs = 32,
 ) -> None:
     """Fetch objects and prefixes into a directory."""
+    from s3dlio import transfers
+
     *sources, dest = _two_or_more(places)
-    how = {"flatten": flatten, "pattern": pattern, "progress": current().progress, "update": update}
-    _tell(verbs.download([from_path_or_uri(source) for source in sources], dest, jobs, **how))
+    how: dict[str, Any] = {"flatten": flatten, "pattern": pattern, "progress": current().progress, "update": update}
+    _tell(transfers.download([from_path_or_uri(source) for source in sources], dest, jobs, **how))
 
 
 def cp(
@@ -209,13 +216,17 @@ def cp(
     jobs: Jobs = 32,
 ) -> None:
     """Copy between any two places; within one store the server copies where it can."""
+    from s3dlio import transfers
+
     *sources, dest = _two_or_more(places)
     for source in sources:
         if not recursive and (source.endswith("/") or ("://" not in source and os.path.isdir(source))):
             msg = f"{source} names all that lies below; add -r to copy that"
             raise Misused(msg)
-    how = {"pattern": pattern, "progress": current().progress, "update": update}
-    _tell(verbs.copy([from_path_or_uri(source) for source in sources], from_path_or_uri(dest), jobs, **how))
+    how: dict[str, Any] = {"pattern": pattern, "progress": current().progress, "update": update}
+    named = [from_path_or_uri(source) for source in sources]
+    # One source by itself: DEST may then be the name of the copy.
+    _tell(transfers.copy(named if len(named) > 1 else named[0], from_path_or_uri(dest), jobs, **how))
 
 
 def _two_or_more(places: list[str]) -> list[str]:
@@ -225,16 +236,15 @@ def _two_or_more(places: list[str]) -> list[str]:
     return places
 
 
-def _tell(result: Any) -> None:
+def _tell(result: TransferResult) -> None:
     """Show what a transfer has done."""
-    parts = verbs.figures(result)
+    count, size, seconds = result.transferred, result.total_bytes, result.seconds
     if current().as_json:
-        show.json_line(parts)
+        show.json_line({"objects": count, "bytes": size, "skipped": result.skipped, "seconds": seconds})
     elif not current().quiet:
-        seconds = max(parts["seconds"], 1e-9)
-        skipped = f", {parts['skipped']:,} were there already" if parts["skipped"] else ""
-        done = f"{show.count_text(parts['objects'], 'object')}, {show.size_text(parts['bytes'])} in {show.duration_text(seconds)}"
-        show.line(f"{done} ({show.size_text(parts['bytes'] / seconds)}/s){skipped}")
+        skipped = f", {result.skipped:,} were there already" if result.skipped else ""
+        done = f"{show.count_text(count, 'object')}, {show.size_text(size)} in {show.duration_text(seconds)}"
+        show.line(f"{done} ({show.size_text(result.bytes_per_second)}/s){skipped}")
 
 
 def tfrecord_index(
