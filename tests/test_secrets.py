@@ -106,9 +106,9 @@ class Ear:
         link: BaseException | None = error
         while link is not None:
             self._heard += [repr(link), str(link), repr(link.args), repr(vars(link))]
+            if type(link).__module__.startswith("s3dlio"):
+                self._heard.append(repr(pickle.dumps(link)))  # as libraries do that send causes to other processes
             link = link.__cause__ or link.__context__
-        if isinstance(error, S3dlioError):
-            self._heard.append(repr(pickle.dumps(error)))
 
     def heard_no_secret(self) -> None:
         """Checks what was heard, and logged."""

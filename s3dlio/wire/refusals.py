@@ -64,6 +64,10 @@ class Refused(Exception):  # noqa: N818 - a signal inside the library, not an er
         self.head = head
         self.fault = fault
 
+    def __reduce__(self) -> tuple[type[Exception], tuple[str]]:
+        """Pickle what it says alone: heads name places with signatures in them, and some libraries pickle causes."""
+        return Exception, (str(self),)
+
     @property
     def is_passing(self) -> bool:
         """Whether the same request may be answered well a little later."""
