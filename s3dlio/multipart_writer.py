@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 from s3dlio.api import current_token, store_of
 from s3dlio.buffers import flat_bytes
 from s3dlio.errors import OptionError
-from s3dlio.outflow import Outflow
+from s3dlio.outflow import Outflow, WritingBlock
 from s3dlio.sender import DEFAULT_PART_BYTES, DEFAULT_PARTS_IN_FLIGHT, Sent
 from s3dlio.stores import open_store
 from s3dlio.stores.base import PutOptions
 from s3dlio.uri import Uri, parse_object
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Buffer
 
     from s3dlio.options import StoreOptions
@@ -82,7 +80,7 @@ class UploadInfo(Mapping[str, Any]):
         return f"UploadInfo(total_bytes={self.total_bytes}, parts={self.parts}, etag={self.etag!r})"
 
 
-class MultipartUploadWriter:
+class MultipartUploadWriter(WritingBlock):
     """Writes an object while its bytes come into being, several parts at a time.
 
     The object appears, whole, when the writer is closed. Until then nothing of it can be seen, and when
@@ -253,18 +251,8 @@ class MultipartUploadWriter:
         """
         self._outflow.abort()
 
-    def __enter__(self) -> Self:
-        """Return the writer."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the writer, or abort it when the block raises."""
-        if kind is None:
-            self.close()
-        else:
-            self._outflow.abort_because(error)
+    def _end(self) -> object:
+        return self.close()
 
 
 class MultipartUploadSink(MultipartUploadWriter):

@@ -12,14 +12,12 @@ from s3dlio.api import current_token, stat, store_of
 from s3dlio.buffers import MIB, flat_bytes
 from s3dlio.errors import UriError
 from s3dlio.formats.compression import Compressor, codec_of_name, compressor, packed_name
-from s3dlio.outflow import Outflow
+from s3dlio.outflow import Outflow, WritingBlock
 from s3dlio.stores.base import PutOptions, Store
 from s3dlio.uri import from_path_or_uri, parse_object
 from s3dlio.writer_options import WriterOptions
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Buffer
 
 #: Compressed in one step: what comes of it waits in memory until it is taken over into a part.
@@ -76,7 +74,7 @@ class WriterStats(tuple[int, int]):  # noqa: SLOT001 - what it tells besides is 
         return f"WriterStats({', '.join(f'{name}={self[name]!r}' for name in self.names)})"
 
 
-class ObjectWriter:
+class ObjectWriter(WritingBlock):
     """Writes an object piece by piece, on any backend.
 
     The object appears, whole, when the writer is finalized; until then nothing of it can be seen. Parts are
@@ -215,18 +213,8 @@ class ObjectWriter:
         """
         self._outflow.abort()
 
-    def __enter__(self) -> Self:
-        """Return the writer."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Finalize the writer, or cancel it when the block raises."""
-        if kind is None:
-            self.finalize()
-        else:
-            self._outflow.abort_because(error)
+    def _end(self) -> object:
+        return self.finalize()
 
 
 def _part_bytes(store: Store, wanted: int) -> int:

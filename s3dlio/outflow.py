@@ -6,9 +6,12 @@ must not know what they are, nor how parts travel (:mod:`s3dlio.sender`).
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import weakref
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 
@@ -318,3 +321,26 @@ def _copy_and_sum(target: memoryview, data: memoryview, crc: int) -> int:
         np.copyto(to[start:stop], of[start:stop])
         crc = onward(target[start:stop], crc)
     return crc
+
+
+class WritingBlock(abc.ABC):
+    """What a writer is as a ``with`` block: its object is made at the block's end, and not at all if that raises."""
+
+    _outflow: Outflow
+
+    @abc.abstractmethod
+    def _end(self) -> object:
+        """Make the object."""
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Make the object, or throw away what was written when the block raises."""
+        if kind is None:
+            self._end()
+        else:
+            self._outflow.abort_because(error)

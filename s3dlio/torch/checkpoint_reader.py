@@ -7,6 +7,7 @@ filled; requests are :mod:`s3dlio.checkpoint.gathering`'s, other libraries' chec
 
 from __future__ import annotations
 
+import abc
 import io
 import math
 import os
@@ -207,14 +208,14 @@ class S3StorageReader(StorageReader):
         return layout.is_address(checkpoint_id)
 
 
-class _Arrival:
+class _Arrival(abc.ABC):
     """One item on its way in."""
 
     blocks: list[Block]
 
+    @abc.abstractmethod
     def finish(self) -> None:
         """Hand it over to the planner: its bytes are there."""
-        raise NotImplementedError
 
 
 class _BytesArrival(_Arrival):
