@@ -31,10 +31,14 @@ _REGION = "us-east-1"
 _TORCH = "s3fs"
 #: In memory: disks differ by more than clients do.
 _FILES = Path("/dev/shm")
+#: Settings of writers that can write more files than one at once.
 _THREADS = ({}, {"thread_count": 4})
+_FILE_COUNTS = ({}, {"files_per_rank": 2}, {"files_per_rank": 4})
 State = dict[str, Any]
 #: Saves a state at a place, or loads it from there into another.
 Way = Callable[[str, State], Any]
+#: Makes a contender's two ways.
+Ways = Callable[[Job], tuple[Way, Way]]
 
 _ABOUT = (
     "One process, 64 tensors of 64 MiB. {} Ours sums every byte, on the way out and on the way in; the others keep no"
@@ -46,11 +50,12 @@ _LOADED = "Each lane loads what it has saved itself, without the clock, into ten
 
 def _lanes(does: str, on: str) -> tuple[Lane, ...]:
     params = {"does": does, "on": on}
+    is_save = does == "save"
     ours = (
-        Lane("ours DCP", OURS, "dcp_ours", params=params),
+        Lane("ours DCP", OURS, "dcp_ours", _FILE_COUNTS if is_save and on == "file" else ({},), params=params),
         Lane("ours checkpoint", OURS, "dcp_ours_file", params=params, kin="file"),
     )
-    threads: tuple[dict[str, Any], ...] = _THREADS if does == "save" else ({},)
+    threads: tuple[dict[str, Any], ...] = _THREADS if is_save else ({},)
     if on == "file":
         return (
             *ours,
@@ -68,12 +73,15 @@ def _lanes(does: str, on: str) -> tuple[Lane, ...]:
 def _work(does: str, on: str) -> Work:
     lanes = _lanes(does, on)
     where = "files" if on == "file" else "S3"
-    title = f"torch checkpoint: 4 GiB saved to {where}" if does == "save" else f"... 4 GiB loaded from {where}"
+    title = f"torch checkpoint: 4 GiB {'saved to' if does == 'save' else 'loaded from'} {where}"
     peers = tuple(lane.label for lane in lanes if lane.contender != OURS)
-    targets = [Target(f"{does} to {where}, DCP: 2 x the best peer", "ours DCP", peers, at_least=2.0)]
+    targets = [Target(f"{title}: 2 x the best peer", "ours DCP", peers, at_least=2.0)]
     targets += [
         Target(
-            f"load from {where}: peak over the model, GiB", lane.label, at_most=0.25, figure="peak_over_baseline_gib"
+            f"{title}, {lane.label}: peak over the model, GiB",
+            lane.label,
+            at_most=0.25,
+            figure="peak_over_baseline_gib",
         )
         for lane in lanes
         if does == "load" and lane.contender == OURS
@@ -186,7 +194,7 @@ def _copy(loaded: State, state: State) -> None:
 # -- what is timed ------------------------------------------------------------------------------------
 
 
-def _prepare(ways: Callable[[Job], tuple[Way, Way]], job: Job) -> Action:
+def prepare(ways: Ways, job: Job) -> Action:
     """Return what is timed: a save, or a load of what was saved beforehand; a proof compares every byte.
 
     Tensors are made in the pass and gone after it: lanes take turns, and all of them at once have no room.
@@ -269,8 +277,8 @@ def _forget(job: Job, where: str) -> None:
     gc.collect()
 
 
-def _preparing(ways: Callable[[Job], tuple[Way, Way]]) -> Prepare:
-    return partial(_prepare, ways)
+def _preparing(ways: Ways) -> Prepare:
+    return partial(prepare, ways)
 
 
 OURS_WORKS = {"dcp_ours": _preparing(_ours), "dcp_ours_file": _preparing(_ours_file)}

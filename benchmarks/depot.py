@@ -231,7 +231,8 @@ class Depot(Server):
     def _listed(self, asked: Asked) -> Answer:
         """All objects below a prefix, in one page; what goes on after the delimiter is told as prefixes."""
         prefix, delimiter = asked.query.get("prefix", ""), asked.query.get("delimiter", "")
-        encoded = quote if asked.query.get("encoding-type") == "url" else escape
+        is_url = asked.query.get("encoding-type") == "url"
+        encoded = quote if is_url else escape
         entries, folders = [], set()
         for path, found in sorted(self._objects.items()):
             key = path.removeprefix(f"/{BUCKET}/")
@@ -247,6 +248,7 @@ class Depot(Server):
             f"<CommonPrefixes><Prefix>{encoded(folder)}</Prefix></CommonPrefixes>" for folder in sorted(folders)
         ]
         told = f"<Name>{BUCKET}</Name><Prefix>{encoded(prefix)}</Prefix><KeyCount>{len(entries)}</KeyCount>"
+        told += "<EncodingType>url</EncodingType>" if is_url else ""
         return Answer(200, _xml("ListBucketResult", f"{told}<IsTruncated>false</IsTruncated>{''.join(entries)}"))
 
 
