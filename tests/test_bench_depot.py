@@ -137,8 +137,9 @@ def test_after_a_clear_nothing_is_there(client: Any) -> None:
 
 
 def _job(endpoint: str, does: str) -> Job:
+    # A proof is of a quarter: two tensors.
     proof = Proof(Manifest(0, 0, [], 0, 0), 0)
-    return Job(endpoint, proof.manifest, {"tensors": 2, "does": does, "on": "s3"}, {}, proof)
+    return Job(endpoint, proof.manifest, {"tensors": 8, "does": does, "on": "s3"}, {}, proof)
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
