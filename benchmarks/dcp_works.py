@@ -1,4 +1,4 @@
-"""The works on checkpoints of torch.distributed.checkpoint: one process saves, and loads again into its tensors.
+"""The works on checkpoints of torch: one process saves 4 GiB, and loads them again into a model that exists.
 
 For: declaring them, and their actions. Must not know: how rounds are run. torch and the peers are imported in the
 actions, since what declares a work has none of them.
@@ -6,124 +6,177 @@ actions, since what declares a work has none of them.
 
 from __future__ import annotations
 
+import gc
 import io
+import os
 import shutil
 import tempfile
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.declare import BOTO3, CONNECTOR, OURS, Lane, Target, Work
+from benchmarks import depot
+from benchmarks.declare import BOTO3, CONNECTOR, OURS, Lane, Setting, Target, Work
 from benchmarks.objects import BUCKET
-from benchmarks.worker import Action, Haul, Job, WrongBytesError
+from benchmarks.worker import Action, Haul, Job, Prepare, WrongBytesError, memory_bytes, weighed
 
+DEPOT = "depot"
 _SIDE = 4096
 _TENSOR_BYTES = _SIDE * _SIDE * 4
+_MIB = 1 << 20
 _REGION = "us-east-1"
-_OTHERS = "s3fs"
+#: The environment that has torch with s3fs and nothing else.
+_TORCH = "s3fs"
+#: In memory: disks differ by more than clients do.
+_FILES = Path("/dev/shm")
+#: What was quickest when tried on 512 MiB: threads of 1, 2 and 4, targets of 10 and 50 Gbit/s, parts of 8 and 32 MiB.
+#: For s3fs (threads, blocks) and boto3 (parts, requests in flight) nothing was quicker than their defaults.
+_CONNECTOR_SETTINGS: dict[str, tuple[Setting, ...]] = {"save": ({"thread_count": 4, "part_mib": 32},), "load": ({},)}
+#: A proof is of a quarter: all of it, from the making to the comparing, takes as long as three passes.
+_PROVED_SHARE = 4
 State = dict[str, Any]
-#: Saves a state at a place, and loads it from there into another.
-Ways = tuple[Callable[[str, State], Any], Callable[[str, State], Any]]
+#: Saves a state at a place, or loads it from there into another.
+Way = Callable[[str, State], Any]
+#: Makes a contender's two ways.
+Ways = Callable[[Job], tuple[Way, Way]]
 
 _ABOUT = (
-    "One process, 64 tensors of 64 MiB. Ours sums every byte, on the way out and on the way in; torch's own writers"
-    " and the connector keep no sums. torch's FileSystemWriter does not wait for the disk here (sync_files=False);"
-    " ours always does. fsspec is torch's FsspecWriter on s3fs; boto3 is torch.save into memory and a transfer."
+    "One process, 64 tensors of 64 MiB. {} Ours sums every byte, on the way out and on the way in; the others keep no"
+    " sums, but for those that S3 clients send. The peak is over the tensors themselves. The proof is of 1 GiB."
 )
+_SAVED = "What is saved goes to a server that throws it away, or to files in memory."
+_LOADED = "Each lane loads what it has saved itself, without the clock, into tensors that exist and are touched."
 
 
-def _files(does: str) -> tuple[Lane, ...]:
+def _file_lanes(does: str) -> tuple[Lane, ...]:
     params = {"does": does, "on": "file"}
+    lanes = (
+        Lane("ours DCP", OURS, "dcp_ours", params=params),
+        Lane("ours checkpoint", OURS, "dcp_ours_file", params=params, kin="file"),
+        Lane("torch DCP FileSystem", _TORCH, "dcp_torch", params=params),
+        Lane("torch.save", _TORCH, "dcp_torch_save", params=params, kin="file"),
+    )
+    if does == "load":
+        return lanes
     return (
-        Lane("ours DCP", OURS, "dcp_ours", ({}, {"files_per_rank": 4}), params=params),
-        Lane("torch DCP FileSystem", OURS, "dcp_torch", ({}, {"thread_count": 4}), params=params),
+        *lanes,
+        Lane("ours DCP, 4 files", OURS, "dcp_ours", ({"files_per_rank": 4},), params=params, kin="many"),
+        Lane("torch DCP, 4 files", _TORCH, "dcp_torch", ({"thread_count": 4},), params=params, kin="many"),
     )
 
 
-def _buckets(does: str) -> tuple[Lane, ...]:
+def _bucket_lanes(does: str) -> tuple[Lane, ...]:
     params = {"does": does, "on": "s3"}
     return (
         Lane("ours DCP", OURS, "dcp_ours", params=params),
-        Lane("s3torchconnector DCP", CONNECTOR, "dcp_connector", ({}, {"thread_count": 4}), params=params),
-        Lane("torch DCP fsspec on s3fs", _OTHERS, "dcp_fsspec", params=params, most_rounds=3),
-        Lane("torch.save over boto3", BOTO3, "dcp_boto3", params=params, most_rounds=3),
+        Lane("ours checkpoint", OURS, "dcp_ours_file", params=params, kin="file"),
+        Lane("s3torchconnector DCP", CONNECTOR, "dcp_connector", _CONNECTOR_SETTINGS[does], params=params),
+        Lane("torch DCP fsspec on s3fs", _TORCH, "dcp_fsspec", params=params, most_rounds=2),
+        Lane("torch.save over boto3", BOTO3, "dcp_boto3", params=params, most_rounds=2, kin="file"),
     )
 
 
-def _work(name: str, title: str, lanes: tuple[Lane, ...], peers: tuple[str, ...], at_least: float) -> Work:
-    target = Target(f"{title}: {at_least} x the best peer", "ours DCP", peers, at_least=at_least)
+def _work(does: str, on: str) -> Work:
+    lanes = _file_lanes(does) if on == "file" else _bucket_lanes(does)
+    where = "files" if on == "file" else "S3"
+    title = f"torch checkpoint: 4 GiB {'saved to' if does == 'save' else 'loaded from'} {where}"
     return Work(
-        name=name, title=title, figure="gib_per_second", unit="GiB/s", lanes=lanes, targets=(target,),
-        params={"tensors": 64}, rounds=5, about=_ABOUT,
+        name=f"dcp_{does}_{on}", title=title, figure="gib_per_second", unit="GiB/s", lanes=lanes,
+        targets=tuple(_targets(does, where, lanes)), endpoint=DEPOT, params={"tensors": 64}, rounds=5, warm_passes=1,
+        about=_ABOUT.format(_SAVED if does == "save" else _LOADED),
     )  # fmt: skip
 
 
-_S3_PEERS = ("s3torchconnector DCP", "torch DCP fsspec on s3fs", "torch.save over boto3")
-DCP_SAVE_FILE = _work("dcp_save_file", "DCP: 4 GiB saved to files", _files("save"), ("torch DCP FileSystem",), 1.0)
-DCP_LOAD_FILE = _work("dcp_load_file", "DCP: 4 GiB loaded from files", _files("load"), ("torch DCP FileSystem",), 2.0)
-DCP_SAVE_S3 = _work("dcp_save_s3", "DCP: 4 GiB saved to S3", _buckets("save"), _S3_PEERS, 1.0)
-DCP_LOAD_S3 = _work("dcp_load_s3", "DCP: 4 GiB loaded from S3", _buckets("load"), _S3_PEERS, 1.5)
+def _targets(does: str, where: str, lanes: tuple[Lane, ...]) -> Iterator[Target]:
+    title = f"checkpoint {'saved to' if does == 'save' else 'loaded from'} {where}"
+    peers = [lane for lane in lanes if lane.contender != OURS]
+    for ours in ("ours DCP", "ours DCP, 4 files"):
+        is_many = ours != "ours DCP"
+        against = tuple(lane.label for lane in peers if (lane.kin == "many") == is_many)
+        if against:
+            yield Target(f"{title}, {ours}: 2 x the best peer", ours, against, at_least=2.0)
+    if does == "load":
+        for label in ("ours DCP", "ours checkpoint"):
+            text = f"{title}, {label}: peak over the model, GiB"
+            yield Target(text, label, at_most=0.25, figure="peak_over_baseline_gib")
 
 
-def dcp_ours(job: Job) -> Action:
-    """Our writer and reader."""
+DCP_WORKS = tuple(_work(does, on) for on in ("file", "s3") for does in ("save", "load"))
+
+
+# -- the ways -----------------------------------------------------------------------------------------
+
+
+def _ours(job: Job) -> tuple[Way, Way]:
     import torch.distributed.checkpoint as dcp
 
     from s3dlio.torch import S3StorageReader, S3StorageWriter
 
-    return _doing(
-        job,
+    return (
         lambda where, state: dcp.save(state, storage_writer=S3StorageWriter(where, **job.setting)),
         lambda where, state: dcp.load(state, storage_reader=S3StorageReader(where)),
     )
 
 
-def dcp_torch(job: Job) -> Action:
-    """Those of torch itself, on files."""
+def _ours_file(_job: Job) -> tuple[Way, Way]:
+    import s3dlio
+
+    return s3dlio.save_checkpoint, lambda where, state: s3dlio.load_checkpoint(where, into=state)
+
+
+def _torch(job: Job) -> tuple[Way, Way]:
     import torch.distributed.checkpoint as dcp
 
-    def save(where: str, state: State) -> None:
-        path = where.removeprefix("file://")
-        dcp.save(state, storage_writer=dcp.FileSystemWriter(path, sync_files=False, **job.setting))
+    # Ours waits for the disk, theirs need not: in memory there is nothing to wait for.
+    return (
+        lambda where, state: dcp.save(
+            state, storage_writer=dcp.FileSystemWriter(where.removeprefix("file://"), sync_files=False, **job.setting)
+        ),
+        lambda where, state: dcp.load(state, storage_reader=dcp.FileSystemReader(where.removeprefix("file://"))),
+    )
 
-    def load(where: str, state: State) -> None:
-        dcp.load(state, storage_reader=dcp.FileSystemReader(where.removeprefix("file://")))
 
-    return _doing(job, save, load)
+def _torch_save(_job: Job) -> tuple[Way, Way]:
+    import torch
+
+    return (
+        lambda where, state: torch.save(state, where.removeprefix("file://")),
+        lambda where, state: _copy(torch.load(where.removeprefix("file://"), mmap=False), state),
+    )
 
 
-def dcp_fsspec(job: Job) -> Action:
-    """Those of torch, on s3fs."""
+def _fsspec(job: Job) -> tuple[Way, Way]:
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 
     there: dict[str, Any] = {"client_kwargs": {"endpoint_url": job.endpoint}}
-    return _doing(
-        job,
+    return (
         lambda where, state: dcp.save(state, storage_writer=FsspecWriter(where, sync_files=False, **there)),
         lambda where, state: dcp.load(state, storage_reader=FsspecReader(where, **there)),
     )
 
 
-def dcp_connector(job: Job) -> Action:
-    """Those of Amazon's connector."""
+def _connector(job: Job) -> tuple[Way, Way]:
     import torch.distributed.checkpoint as dcp
     from s3torchconnector import S3ClientConfig
     from s3torchconnector.dcp import S3StorageReader, S3StorageWriter
 
-    config = S3ClientConfig(force_path_style=True)
+    config = S3ClientConfig(force_path_style=True, part_size=job.setting.get("part_mib", 8) * _MIB)
+    threads = job.setting.get("thread_count", 1)
+    return (
+        lambda where, state: dcp.save(
+            state, storage_writer=S3StorageWriter(_REGION, where, s3client_config=config, thread_count=threads)
+        ),
+        lambda where, state: dcp.load(
+            state, storage_reader=S3StorageReader(_REGION, where, s3client_config=config)
+        ),
+    )  # fmt: skip
 
-    def save(where: str, state: State) -> None:
-        dcp.save(state, storage_writer=S3StorageWriter(_REGION, where, s3client_config=config, **job.setting))
 
-    def load(where: str, state: State) -> None:
-        dcp.load(state, storage_reader=S3StorageReader(_REGION, where, s3client_config=config))
-
-    return _doing(job, save, load)
-
-
-def dcp_boto3(job: Job) -> Action:
+def _boto3(job: Job) -> tuple[Way, Way]:
     """What people write without any of these: the whole state pickled into memory, and sent."""
     import boto3
     import torch
@@ -140,48 +193,112 @@ def dcp_boto3(job: Job) -> Action:
         file = io.BytesIO()
         client.download_fileobj(BUCKET, where.partition(f"{BUCKET}/")[2], file)
         file.seek(0)
-        for name, tensor in torch.load(file).items():
-            state[name].copy_(tensor)
+        _copy(torch.load(file), state)
 
-    return _doing(job, save, load)
+    return save, load
 
 
-def _doing(job: Job, save: Callable[[str, State], Any], load: Callable[[str, State], Any]) -> Action:
-    """Return what is timed: a save, or a load of what was saved beforehand; a proof compares every byte."""
+def _copy(loaded: State, state: State) -> None:
+    for name, tensor in loaded.items():
+        state[name].copy_(tensor)
+
+
+# -- what is timed ------------------------------------------------------------------------------------
+
+
+def prepare(ways: Ways, job: Job) -> Action:
+    """Return what is timed: a save, or a load of what was saved beforehand; a proof compares every byte.
+
+    Tensors are made in the pass and gone after it: lanes take turns, and all of them at once have no room.
+    """
+    warnings.filterwarnings("ignore", "torch.distributed is disabled|Detected an existing checkpoint")
+    save, load = ways(job)
+    return partial(_pass, job, save, load)
+
+
+def _pass(job: Job, save: Way, load: Way) -> Haul:
+    count, is_load = job.params["tensors"], job.params["does"] == "load"
+    count = count // _PROVED_SHARE if job.proof else count
+    where = _place(job, is_kept=is_load or job.proof is not None)
+    try:
+        figures = _weighed(save, where, {f"layer{at}": _tensor(at) for at in range(count)})
+        if is_load or job.proof:
+            target = {f"layer{at}": _blank() for at in range(count)}
+            loaded = _weighed(load, where, target)
+            figures = loaded if is_load else figures
+            if job.proof:
+                _prove(target)
+                job.proof.whole = True
+            del target
+    finally:
+        _forget(job, where)
+    return Haul(count, count * _TENSOR_BYTES, seconds=figures["seconds"], extra=figures)
+
+
+def _weighed(way: Way, where: str, state: State) -> dict[str, Any]:
+    gc.collect()
+    baseline = memory_bytes("VmRSS")
+    return weighed(lambda: way(where, state)) | {"baseline_rss_bytes": baseline}
+
+
+def _tensor(number: int) -> Any:
+    """No word of it is in any other tensor, or twice."""
     import torch
 
-    warnings.filterwarnings("ignore", "torch.distributed is disabled|Detected an existing checkpoint")
-    count = job.params["tensors"]
-    state = {f"layer{at}": torch.full((_SIDE, _SIDE), float(at)) for at in range(count)}
-    target = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    where = _place(job)
-    if job.params["does"] == "load":
-        save(where, state)
-
-    def action() -> Haul:
-        if job.params["does"] == "save":
-            save(where, state)
-        if job.params["does"] == "load" or job.proof:
-            load(where, target)
-        if job.proof:
-            _prove(state, target)
-            job.proof.whole = True
-        return Haul(count, count * _TENSOR_BYTES)
-
-    return action
+    words = _SIDE * _SIDE
+    first = number * words
+    return torch.arange(first, first + words, dtype=torch.int32).view(torch.float32).view(_SIDE, _SIDE)
 
 
-def _place(job: Job) -> str:
-    if job.params["on"] == "s3":
-        return f"s3://{BUCKET}/dcp/{job.params['does']}"
-    # In memory: disks differ by more than clients do.
-    folder = Path("/dev/shm") / "s3dlio-dcp"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return f"file://{tempfile.mkdtemp(dir=folder)}/checkpoint"
+def _blank() -> Any:
+    import torch
+
+    return torch.full((_SIDE, _SIDE), -1.0)
 
 
-def _prove(state: State, target: State) -> None:
-    for name, tensor in state.items():
-        if not bool((target[name] == tensor).all()):
+def _prove(target: State) -> None:
+    import torch
+
+    for at, (name, tensor) in enumerate(target.items()):
+        # As whole numbers: some of these words are no numbers when they are taken for floats, and equal nothing.
+        if not torch.equal(tensor.view(torch.int32), _tensor(at).view(torch.int32)):
             raise WrongBytesError(f"{name} came back otherwise")
+
+
+def _place(job: Job, *, is_kept: bool) -> str:
+    """A place of this pass alone."""
+    if job.params["on"] == "s3":
+        return f"s3://{BUCKET}/{'' if is_kept else depot.THROWN}dcp-{time.monotonic_ns()}/checkpoint"
+    return f"file://{tempfile.mkdtemp(prefix=_stem(), dir=_FILES)}/checkpoint"
+
+
+@cache
+def _stem() -> str:
+    """How this process names its folders; those of processes that were killed are removed."""
+    stem = "s3dlio-dcp-"
+    for left in _FILES.glob(f"{stem}*-*"):
+        if not Path("/proc", left.name[len(stem) :].split("-")[0]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return f"{stem}{os.getpid()}-"
+
+
+def _forget(job: Job, where: str) -> None:
+    if job.params["on"] == "s3":
+        depot.clear(job.endpoint)
+    else:
+        shutil.rmtree(Path(where.removeprefix("file://")).parent)
+    gc.collect()
+
+
+def _preparing(ways: Ways) -> Prepare:
+    return partial(prepare, ways)
+
+
+OURS_WORKS = {"dcp_ours": _preparing(_ours), "dcp_ours_file": _preparing(_ours_file)}
+TORCH_WORKS = {
+    "dcp_torch": _preparing(_torch),
+    "dcp_torch_save": _preparing(_torch_save),
+    "dcp_fsspec": _preparing(_fsspec),
+}
+CONNECTOR_WORKS = {"dcp_connector": _preparing(_connector)}
+BOTO3_WORKS = {"dcp_boto3": _preparing(_boto3)}

@@ -67,6 +67,8 @@ class Work:
     endpoint: str = "plain"
     params: dict[str, Any] = field(default_factory=dict)
     rounds: int = 9
+    #: Passes before those that count; the first of them is the proof.
+    warm_passes: int = 2
     lower_is_better: bool = False
     about: str = ""
 

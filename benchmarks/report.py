@@ -32,8 +32,9 @@ _METHOD = """\
 ## How it is measured
 
 The origin is nginx on this machine, over loopback, with its objects in memory; it takes its share of the
-same cores. Every client signs its requests as it ordinarily does and reads by path-style addresses; the
-floors (bare sockets) do neither and keep one recycled buffer per thread. Each lane first finds its best
+same cores. What is written goes to servers of our own, which throw it away or keep it in memory to be loaded.
+Every client signs its requests as it ordinarily does and reads by path-style addresses; the floors
+(bare sockets) do neither and keep one recycled buffer per thread. Each lane first finds its best
 setting in a calibration that does not count, then proves its bytes against the origin's checksums in an
 untimed pass, then takes turns with the others, in another order each round. Before each turn the run waits
 a while for the machine to be quiet; passes that found it busy are left out where three quiet ones remain.

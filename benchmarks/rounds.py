@@ -19,7 +19,6 @@ from benchmarks.lanes import LaneError, LaneProcess, WrongBytesError, environmen
 from benchmarks.origin import Origin
 from benchmarks.quiet import Quiet
 
-_WARM_PASSES = 2
 _CALIBRATION_PASSES = 2
 
 Say = Callable[[str], None]
@@ -87,7 +86,7 @@ class Runner:
         entry.process = self._start(work, entry.lane, entry.setting)
         entry.greeting = entry.process.greeting
         entry.check = entry.process.ask(self._command(work, entry, entry.setting, check=True))["check"]
-        for _ in range(_WARM_PASSES - 1):
+        for _ in range(work.warm_passes - 1):
             entry.process.ask(self._command(work, entry, entry.setting))
         self._say(f"    {entry.lane.label}: proved ({entry.check}), setting {entry.setting or 'default'}")
 
@@ -112,7 +111,7 @@ class Runner:
     def _try(self, work: Work, entry: Entry, setting: Setting) -> float:
         with self._started(work, entry.lane, setting) as process:
             command = self._command(work, entry, setting)
-            for _ in range(_WARM_PASSES):
+            for _ in range(work.warm_passes):
                 process.ask(command)
             self._quiet.wait()
             return min(float(process.ask(command)["seconds"]) for _ in range(_CALIBRATION_PASSES))

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chart, figures, machine, report, sink, venvs
+from benchmarks import chart, depot, figures, machine, report, sink, venvs
+from benchmarks.dcp_works import DEPOT
 from benchmarks.declare import Lane, Work
 from benchmarks.extras import WRITTEN_BYTES, write_extras
 from benchmarks.origin import Origin, OriginError
@@ -82,6 +83,7 @@ def _measure(chosen: argparse.Namespace) -> dict[str, Any]:
             Origin.started(more=lambda bucket: write_extras(bucket, say), more_size=WRITTEN_BYTES)
         )
         origin.endpoints[SINK] = stack.enter_context(sink.running())
+        origin.endpoints[DEPOT] = stack.enter_context(depot.running())
         runner = Runner(origin, quiet, say)
         for work in works:
             lanes = [lane for lane in work.lanes if lane.contender in contenders]

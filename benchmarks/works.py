@@ -6,6 +6,7 @@ Must not know: how a contender does its work, or how rounds are run.
 
 from __future__ import annotations
 
+from benchmarks.dcp_works import DCP_WORKS
 from benchmarks.declare import (
     BOTO3,
     CONNECTOR,
@@ -195,6 +196,7 @@ WORKS: dict[str, Work] = {
         NPZ_ALL,
         NPZ_ONE,
         *PUT_WORKS,
+        *DCP_WORKS,
         *TFRECORD_WORKS,
         *RECORD_LOADER_WORKS,
         LOADER_JAX,

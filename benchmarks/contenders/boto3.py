@@ -13,6 +13,7 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
+from benchmarks import dcp_works
 from benchmarks.crowd import share
 from benchmarks.imports import importing
 from benchmarks.npz_works import open_boto3, reading_all
@@ -104,6 +105,7 @@ WORKS = {
     "big": big,
     "import": importing("boto3"),
     "npz_all": lambda job: reading_all(job, open_boto3),
+    **dcp_works.BOTO3_WORKS,
 }
 
 if __name__ == "__main__":

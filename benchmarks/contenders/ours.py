@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import s3dlio
-from benchmarks import jax_works, tf_works
+from benchmarks import dcp_works, jax_works, tf_works
 from benchmarks.contenders import ours_field, ours_put, ours_record_loaders, ours_records
 from benchmarks.imports import importing
 from benchmarks.memory import touched
@@ -75,6 +75,7 @@ WORKS = {
     **ours_record_loaders.WORKS,
     **ours_field.WORKS,
     **ours_put.WORKS,
+    **dcp_works.OURS_WORKS,
     **jax_works.WORKS,
     **tf_works.WORKS,
 }

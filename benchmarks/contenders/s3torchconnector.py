@@ -13,6 +13,7 @@ import torch
 from s3torchconnector import S3ClientConfig, S3IterableDataset, S3MapDataset, S3Reader
 from s3torchconnector._s3client import S3Client
 
+from benchmarks import dcp_works
 from benchmarks.contenders import s3torchconnector_field
 from benchmarks.crowd import share
 from benchmarks.imports import importing
@@ -119,6 +120,7 @@ WORKS = {
     "loader_map": loader_map,
     "import": importing("s3torchconnector"),
     **s3torchconnector_field.WORKS,
+    **dcp_works.CONNECTOR_WORKS,
 }
 
 if __name__ == "__main__":

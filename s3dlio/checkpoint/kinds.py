@@ -16,6 +16,7 @@ import numpy as np
 
 from s3dlio.buffers import bytes_of
 from s3dlio.checkpoint.layout import are_counts, fits_memory
+from s3dlio.checksums import crc32c
 from s3dlio.errors import FormatError, OptionError
 
 _Array = np.ndarray[Any, Any]
@@ -68,6 +69,10 @@ class Outlet(abc.ABC):
     @abc.abstractmethod
     def read(self, start: int, stop: int) -> memoryview:
         """Return some of them, in the memory of this machine; the array's own where that is possible."""
+
+    def sum(self, start: int, memory: memoryview) -> int:
+        """Return the CRC-32C of what :meth:`read` has returned from a place on."""
+        return crc32c(memory)
 
 
 class Inlet(abc.ABC):

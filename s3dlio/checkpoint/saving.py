@@ -138,8 +138,9 @@ class _Job:
         pieces = []
         for number, tensor in enumerate(self._contents.tensors):
             target = memory[at + tensor.start : at + tensor.stop]
-            target[:] = self._contents.outlets[number].read(0, tensor.length)
-            pieces.append(_Piece(number, crc32c(target), tensor.length))
+            outlet = self._contents.outlets[number]
+            target[:] = outlet.read(0, tensor.length)
+            pieces.append(_Piece(number, outlet.sum(0, target), tensor.length))
         memory[:at] = self._summed([pieces])
         return Saved(store.put(uri, memory, options, token), crc32c(memory))
 
@@ -201,9 +202,10 @@ class _Job:
         for index in range(*self._tensors_within(start, stop)):
             begin = self._starts[index]
             low, high = max(start, begin) - begin, min(stop - begin, self._contents.tensors[index].length)
-            memory = self._contents.outlets[index].read(low, high)
+            outlet = self._contents.outlets[index]
+            memory = outlet.read(low, high)
             if known is None:
-                pieces.append(_Piece(index, crc32c(memory), high - low))
+                pieces.append(_Piece(index, outlet.sum(low, memory), high - low))
             gathered.add(memory)
         return gathered.finish(), pieces if known is None else known
 

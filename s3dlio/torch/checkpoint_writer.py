@@ -64,7 +64,8 @@ class S3StorageWriter(StorageWriter):
         overwrite: ``False`` refuses to replace a checkpoint.
         strategy: How the names of ranks' files spread over prefixes: ``flat``, ``round_robin`` or ``binary``.
         files_per_rank: How many files each rank writes; more than one if a rank's file would be too large
-            (5 TiB on S3).
+            (5 TiB on S3), or if it is alone on a local file system, where the kernel lets one thread at a time
+            write to a file.
 
     Raises:
         OptionError: There is no such strategy, or ``files_per_rank`` is less than 1.
