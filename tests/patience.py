@@ -5,8 +5,9 @@ Knows the clock.  Must not know what is waited for.
 
 from __future__ import annotations
 
+import selectors
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 PROGRAM_S = 300
 #: Seconds after which something that is to happen at once does not happen.
 SOON_S = 45
+
+
+def is_readable(file: Any, seconds: float) -> bool:
+    """Waits for something to read; takes any descriptor, where `select.select` takes those below 1,024."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(file, selectors.EVENT_READ)
+        return bool(selector.select(seconds))
 
 
 def eventually(holds: Callable[[], object]) -> None:

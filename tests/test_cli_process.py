@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
-import select
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.patience import is_readable
 from tests.servers.fault_kinds import Fault
 
 if TYPE_CHECKING:
@@ -274,6 +274,6 @@ def _read_until(terminal: int, wanted: bytes) -> bytes:
     seen = b""
     deadline = time.monotonic() + _TIMEOUT_S
     while wanted not in seen and time.monotonic() < deadline:
-        if select.select([terminal], [], [], 0.1)[0]:
+        if is_readable(terminal, 0.1):
             seen += os.read(terminal, 65536)
     return seen

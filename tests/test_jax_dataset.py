@@ -11,7 +11,6 @@ import io
 import json
 import os
 import queue
-import select
 import subprocess
 import sys
 import textwrap
@@ -34,7 +33,7 @@ from s3dlio.formats.example import encode_example
 from s3dlio.stacking import stack
 from s3dlio.testing import S3Server
 from s3dlio.tfrecords import TFRecordWriter
-from tests.patience import PROGRAM_S, eventually
+from tests.patience import PROGRAM_S, eventually, is_readable
 
 _CHILD = "S3DLIO_TEST_HAS_JAX"
 if TYPE_CHECKING or _CHILD in os.environ:
@@ -73,7 +72,7 @@ class JaxProcess:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([test, given, cloud]) + "\n")
         self._process.stdin.flush()
-        if not select.select([self._process.stdout], [], [], _TIMEOUT_S)[0]:
+        if not is_readable(self._process.stdout, _TIMEOUT_S):
             self.end()
             pytest.fail(f"{test} has not ended after {_TIMEOUT_S} s")
         answer = self._process.stdout.readline()

@@ -11,7 +11,6 @@ import functools
 import importlib
 import json
 import os
-import select
 import subprocess
 import sys
 import traceback
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.patience import is_readable
 
 _CHILD = "S3DLIO_TEST_HAS_TF"
 #: Whether this is that process.
@@ -48,7 +49,7 @@ class TfProcess:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([test.__module__, test.__name__, given, cloud]) + "\n")
         self._process.stdin.flush()
-        if not select.select([self._process.stdout], [], [], _TIMEOUT_S)[0]:
+        if not is_readable(self._process.stdout, _TIMEOUT_S):
             end()
             pytest.fail(f"{test.__name__} has not ended after {_TIMEOUT_S} s")
         answer = self._process.stdout.readline()

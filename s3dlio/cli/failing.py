@@ -54,8 +54,11 @@ def told(verbose: int) -> Iterator[None]:
 
 
 def _end(error: BaseException, verbose: int) -> int:
-    if isinstance(error, BrokenPipeError) and not isinstance(error, S3dlioError):
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
         _hush()
+    if isinstance(error, BrokenPipeError) and not isinstance(error, S3dlioError):
         return UNHEARD
     if isinstance(error, KeyboardInterrupt):
         show.note("interrupted")
@@ -85,7 +88,7 @@ def message(error: BaseException) -> str:
 
 
 def _hush() -> None:
-    """Let what is still to be written to a closed pipe go nowhere, also at the interpreter's end."""
+    """Let what is still to be written to a closed pipe or a full disk go nowhere, also at the interpreter's end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with contextlib.suppress(OSError, ValueError):  # no real file, as under a test runner: nothing to hush
         os.dup2(nowhere, sys.stdout.fileno())
