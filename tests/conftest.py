@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from s3dlio.stores import close_stores
 from s3dlio.testing import S3Server
 from tests.servers.azurite import AzuriteServer
 from tests.servers.faults import FaultOrigin
@@ -44,6 +45,13 @@ settings.load_profile("s3dlio")
 
 _CLOUD_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "S3DLIO_")
 _CLOUD_NAMES = ("STORAGE_EMULATOR_HOST",)
+
+
+@pytest.fixture(autouse=True)
+def closed_stores() -> Iterator[None]:
+    """Closes the connections that a test leaves: the settings of each are its own, and so are its stores."""
+    yield
+    close_stores()
 
 
 @pytest.fixture(autouse=True)
