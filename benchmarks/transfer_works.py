@@ -41,7 +41,8 @@ def _lanes(way: str) -> tuple[Lane, ...]:
 
 def _work(way: str, name: str) -> Work:
     lanes = _lanes(way)
-    tools = tuple(lane.label for lane in lanes if lane.contender != OURS and lane.label != _CP)
+    others = [lane for lane in lanes if lane.contender != OURS and lane.label != _CP]
+    tools = tuple(lane.label for lane in others if lane.kin == "command")
     many = name == "small"
     return Work(
         name=f"transfer_{way}_{name}",
@@ -54,8 +55,8 @@ def _work(way: str, name: str) -> Work:
         about=_ABOUT,
         lanes=lanes,
         targets=(
-            Target(f"{way}, {name} files: ahead of all", _FUNCTION, tools, at_least=1.0),
-            Target(f"{way}, {name} files, by the command line: ahead of all", _COMMAND, tools, at_least=1.0),
+            Target(f"{way}, {name} files: ahead of all", _FUNCTION, tuple(lane.label for lane in others), at_least=1.0),
+            Target(f"{way}, {name} files, by the command line: ahead of other programs", _COMMAND, tools, at_least=1.0),
         ),
     )
 

@@ -27,4 +27,4 @@ def transfer(job: Job) -> Action:
 WORKS = {"transfer": transfer}
 
 if __name__ == "__main__":
-    serve(WORKS, ("awscli", "botocore"))
+    serve(WORKS, ("awscli",))

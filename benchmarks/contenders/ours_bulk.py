@@ -44,7 +44,8 @@ def transfer(job: Job) -> Action:
     verb = s3dlio.download if job.params["way"] == "down" else s3dlio.upload
 
     def carry(source: str, target: str) -> None:
-        verb(source if job.params["way"] == "down" else f"{source}/*", target, **job.setting)
+        where = f"file://{target}" if job.params["way"] == "files" else target
+        verb(source if job.params["way"] == "down" else f"{source}/*", where, **job.setting)
 
     return carrying(job, carry)
 

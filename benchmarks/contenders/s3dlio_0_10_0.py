@@ -9,8 +9,8 @@ import asyncio
 from importlib import import_module
 from typing import Any
 
-from benchmarks.imports import importing
 from benchmarks.bulk_works import GENERATED_BYTES
+from benchmarks.imports import importing
 from benchmarks.listing_pages import PREFIX, listing
 from benchmarks.memory import fresh, touched
 from benchmarks.objects import BIG_KEY
