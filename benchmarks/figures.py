@@ -21,6 +21,7 @@ _ENOUGH_QUIET = 3
 _FIGURES: dict[str, Callable[[Pass], float]] = {
     "ops_per_second": lambda one: one["ops"] / one["seconds"],
     "gib_per_second": lambda one: one["bytes"] / GIB / one["seconds"],
+    "gb_per_cpu_second": lambda one: one["bytes"] / 1e9 / (one["cpu_user"] + one["cpu_sys"]),
     "megabytes": lambda one: one["bytes"] / 1e6,
     "milliseconds": lambda one: one["seconds"] * 1000,
 }

@@ -1,6 +1,7 @@
 """The origin: nginx over loopback, serving one bucket of static objects as S3 would, with a listing.
 
-For: `with Origin.started(...) as origin:` and three endpoints (plain, 20 ms late, TLS where openssl is).
+For: `with Origin.started(...) as origin:` and four endpoints (plain, 20 ms late, TLS where openssl is; and one that
+only lists, a million objects, from pages that lie ready).
 Must not know: who reads from it, or what is being measured.
 """
 
@@ -16,10 +17,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import objects
+from benchmarks import listing_pages, objects
 from benchmarks.certificates import make_certificates
 from benchmarks.processes import die_with_parent, end_process
 
@@ -53,6 +54,10 @@ http {{
   fastcgi_temp_path {root}/fastcgi;
   uwsgi_temp_path {root}/uwsgi;
   scgi_temp_path {root}/scgi;
+  map $args $bench_page {{
+    default 000000;
+    "~(?:^|&)continuation-token={token}(?<page>[0-9]+)" $page;
+  }}
 {servers}
 }}
 """
@@ -69,18 +74,36 @@ _SERVER = """\
 """
 
 
+#: nginx sends a page as it lies: what is measured is who reads it.
+_LISTING_SERVER = """\
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    root {root}/pages;
+    default_type application/xml;
+    types {{ }}
+    location = /{bucket} {{ rewrite ^ /$bench_page.xml break; }}
+    location = /{bucket}/ {{ rewrite ^ /$bench_page.xml break; }}
+  }}
+"""
+LISTING = "listing"
+
+
 class OriginError(RuntimeError):
     """The origin could not be started."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A running origin: its endpoints, its data's manifest, and where they lie."""
+    """A running origin: its endpoints, its data's manifest, and where they lie.
+
+    What clients find in their environment at some endpoint of another server (its keys, say) is in `environments`.
+    """
 
     endpoints: dict[str, str]
     manifest: objects.Manifest
     manifest_path: Path
     ca_bundle: Path | None
+    environments: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
     @contextlib.contextmanager
@@ -90,8 +113,9 @@ class Origin:
         big_size: int = 1 << 30,
         more: Callable[[Path], None] | None = None,
         more_size: int = 0,
+        listed: int = 0,
     ) -> Iterator[Origin]:
-        """Write the objects (and `more` below the bucket), start nginx, and take all away at the end, however it comes."""
+        """Write the objects (`more` below the bucket, and pages that list so many), start nginx, and take all away."""
         _require_nginx()
         root = _make_root(small_count * objects.SMALL_SIZE + big_size + more_size)
         try:
@@ -99,6 +123,8 @@ class Origin:
             manifest = objects.write_objects(bucket, small_count, big_size)
             if more is not None:
                 more(bucket)
+            if listed:
+                listing_pages.write_pages(root / "pages", listed)
             objects.write_index(root / "index.tsv", bucket)
             objects.save_manifest(root / "manifest.json", manifest)
             bundle = make_certificates(root)
@@ -142,7 +168,7 @@ def _sweep(parent: Path) -> None:
 def _nginx(root: Path, bundle: Path | None) -> Iterator[dict[str, str]]:
     """Run nginx; the ports are free when chosen, and chosen again when somebody was quicker."""
     for _ in range(5):
-        ports = _free_ports(("plain", "late", "tls") if bundle else ("plain", "late"))
+        ports = _free_ports(("plain", "late", LISTING, *(("tls",) if bundle else ())))
         process = _start(root, ports)
         if _answers(process, ports):
             break
@@ -198,10 +224,12 @@ def _config(root: Path, ports: dict[str, int]) -> str:
             listing=_LISTING,
         )
         for name, port in ports.items()
+        if name in extras
     )
+    servers += _LISTING_SERVER.format(port=ports[LISTING], root=root, bucket=objects.BUCKET)
     # Started by root, nginx would drop to an account that may not read the data.
     user = f"user {pwd.getpwuid(os.getuid()).pw_name};" if os.getuid() == 0 else ""
-    return _CONFIG.format(modules=_MODULES, root=root, user=user, servers=servers)
+    return _CONFIG.format(modules=_MODULES, root=root, user=user, token=listing_pages.TOKEN, servers=servers)
 
 
 def _answers(process: subprocess.Popen[bytes], ports: dict[str, int]) -> bool:

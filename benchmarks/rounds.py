@@ -130,8 +130,9 @@ class Runner:
         entry.passes.append(answer | {"others_busy_cores": busy})
 
     def _start(self, work: Work, lane: Lane, setting: Setting) -> LaneProcess:
-        endpoint = self._origin.endpoints[lane.endpoint or work.endpoint]
-        env = environment(lane.contender, endpoint, self._origin.ca_bundle, setting.get("env", {}))
+        name = lane.endpoint or work.endpoint
+        more = self._origin.environments.get(name, {}) | setting.get("env", {})
+        env = environment(lane.contender, self._origin.endpoints[name], self._origin.ca_bundle, more)
         return LaneProcess(lane.contender, env)
 
     @contextlib.contextmanager

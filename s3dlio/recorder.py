@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from s3dlio.errors import OptionError, StoreError
@@ -109,7 +110,8 @@ class Recorder:
         self._offset = time.time_ns() - now()
         self._index = 0
         self._threads: dict[int, int] = {}
-        self._second = (-1, "")
+        #: The clock's time at which a second of UTC began, and how that second is written.
+        self._second = (-_NS, "")
         self._client = f"s3dlio-{os.getpid()}"
 
     def open(self) -> None:
@@ -199,27 +201,48 @@ class Recorder:
     def _put(self, taken: list[tuple[int, Line]]) -> None:
         if self._file is None:
             self.open()
-        text = io.StringIO()
-        csv.writer(text, delimiter="\t", lineterminator="\n").writerows([self._fields(*pair) for pair in taken])
-        self._append(text.getvalue().encode("utf-8", "surrogateescape"))
+        text = "".join(self._rows(taken))
+        if _needs_quotes(text, len(taken)):
+            quoted = io.StringIO()
+            fields = [self._fields(index, *pair) for index, pair in enumerate(taken, self._index)]
+            csv.writer(quoted, delimiter="\t", lineterminator="\n").writerows(fields)
+            text = quoted.getvalue()
+        self._index += len(taken)
+        self._append(text.encode("utf-8", "surrogateescape"))
 
-    def _fields(self, thread: int, line: Line) -> tuple[object, ...]:
+    def _rows(self, taken: list[tuple[int, Line]]) -> Iterator[str]:
+        """Yield the lines as they are written where nothing needs quotes: a third of the time that csv takes."""
+        numbers, client = self._threads, self._client
+        base, second = self._second
+        for index, pair in enumerate(taken, self._index):
+            thread, (op, endpoint, (_, container, key), start, first, end, moved, error, objects) = pair
+            # As good as always all of it happens within the second of the line before.
+            if thread not in numbers or not (first and base <= start and end < base + _NS):
+                yield "\t".join(map(str, self._fields(index, *pair))) + "\n"
+                base, second = self._second
+                continue
+            file = f"{container}/{key}" if container else key
+            yield (
+                f"{index}\t{numbers[thread]}\t{op}\t{client}\t{objects}\t{moved}\t{endpoint}\t{file}\t{error}\t{second}"
+                f"{start - base:09d}Z\t{second}{first - base:09d}Z\t{second}{end - base:09d}Z\t{end - start}\n"
+            )
+
+    def _fields(self, index: int, thread: int, line: Line) -> tuple[object, ...]:
         op, endpoint, uri, start, first, end, moved, error, objects = line
-        number = self._threads.setdefault(thread, len(self._threads) % _MOST_THREADS)
         file = f"{uri.container}/{uri.key}" if uri.container else uri.key
-        index, self._index = self._index, self._index + 1
+        number = self._threads.setdefault(thread, len(self._threads) % _MOST_THREADS)
         return (
             index, number, op, self._client, objects, moved, endpoint, file, error,
             self._time(start), self._time(first) if first else "", self._time(end), end - start,
         )  # fmt: skip
 
     def _time(self, at: int) -> str:
-        second, ns = divmod(at + self._offset, _NS)
-        known, text = self._second
-        if known != second:
-            text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-            self._second = second, text
-        return f"{text}{ns:09d}Z"
+        base, text = self._second
+        if not base <= at < base + _NS:
+            second = (at + self._offset) // _NS
+            base, text = second * _NS - self._offset, time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._second = base, text
+        return f"{text}{at - base:09d}Z"
 
     def finish(self) -> None:
         """Write what is left and close the file.
@@ -244,6 +267,12 @@ class Recorder:
             )
         if self.failure is not None:
             raise self.failure
+
+
+def _needs_quotes(text: str, lines: int) -> bool:
+    """Tell whether a field holds what separates fields or lines, or quotes them."""
+    separators = text.count("\n") - lines or text.count("\t") - lines * (len(COLUMNS) - 1)
+    return bool(separators) or '"' in text or "\r" in text
 
 
 #: The log that is being written, if one is.

@@ -22,7 +22,7 @@ from s3dlio.prefixes import wide_entries
 from s3dlio.stores import open_store, xml
 from s3dlio.stores.base import Entry
 from s3dlio.stores.memory import MemoryStore
-from s3dlio.stores.pages import quick_rows
+from s3dlio.stores.pages import quick_keys, quick_rows
 from s3dlio.stores.s3 import S3Store
 from s3dlio.uri import Uri, parse
 from tests.contract_base import unique
@@ -55,6 +55,22 @@ def row(key: str = "a", **fields: str) -> str:
     return _ROW.format(key=key, **(known | fields))
 
 
+def assert_keys_alone(body: bytes) -> None:
+    """The reader of keys tells what the reader of all says, but directory markers."""
+    whole = xml._s3_page(body)
+    assert xml.parse_s3_keys(body) == ([entry.key for entry in whole.entries if not entry.is_marker], whole.cursor)
+
+
+def test_keys_alone_are_read_quickly_but_where_one_may_be_a_directory() -> None:
+    plain = page([row("a"), row("b%2Fc"), row("d/e")])
+    assert quick_keys(plain) is not None
+    assert xml.parse_s3_keys(plain) == (["a", "b/c", "d/e"], "a+b/c=")
+    for markers in ([row("a"), row("d/", size="0")], [row("d%2F", size="0"), row("a")]):
+        assert quick_keys(page(markers)) is None
+        assert xml.parse_s3_keys(page(markers))[0] == ["a"]
+    assert xml.parse_s3_keys(page([row("d/"), row("e")]))[0] == ["d/", "e"]
+
+
 _ROWS = st.builds(
     row,
     key=st.text(st.characters(exclude_categories=["Cs", "Cc"])).map(escape),
@@ -73,6 +89,7 @@ def test_the_quick_reader_reads_what_the_other_one_reads(rows: list[str], encodi
     common = "<CommonPrefixes><Prefix>p%2Fq/</Prefix></CommonPrefixes>" if prefix else ""
     body = page(rows, encoding=encoding, prefixes=common)
     assert xml.parse_s3_page(body) == xml._s3_page(body)
+    assert_keys_alone(body)
 
 
 def test_usual_pages_are_read_quickly() -> None:
@@ -99,6 +116,7 @@ def test_usual_pages_are_read_quickly() -> None:
 def test_unusual_pages_are_read_as_xml(body: bytes) -> None:
     assert quick_rows(body) is None
     assert xml.parse_s3_page(body) == xml._s3_page(body)
+    assert_keys_alone(body)
 
 
 # -- first segments at once -------------------------------------------------------------------------------
@@ -215,7 +233,6 @@ def test_many_objects_are_deleted_a_thousand_at_a_time(monkeypatch: pytest.Monke
 _MILLION = """
 import resource, sys
 import s3dlio
-from s3dlio.stores import xml
 from s3dlio.stores.s3 import S3Store
 
 row = ("<Contents><Key>data/train/{:09d}.npz</Key><LastModified>2024-05-01T12:00:00.000Z</LastModified>"
@@ -226,9 +243,9 @@ def page(self, prefix, token, cursor, *, recursive):
     rows = "".join([row.format(n, n) for n in range(first, first + 1000)])
     more = first + 1000 < 300_000
     head = f"<IsTruncated>{str(more).lower()}</IsTruncated><NextContinuationToken>{first + 1000}</NextContinuationToken>"
-    return xml.parse_s3_page(f"<ListBucketResult>{head}{rows}</ListBucketResult>".encode())
+    return f"<ListBucketResult>{head}{rows}</ListBucketResult>".encode()
 
-S3Store._page = page
+S3Store._listed = page
 peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
 before = peak()
 assert sum(1 for _ in s3dlio.iter_objects("s3://bucket/data/")) == 300_000

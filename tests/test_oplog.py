@@ -25,7 +25,7 @@ from s3dlio.errors import FormatError, NotFoundError, OptionError, StoreError, U
 from s3dlio.oplog_reading import Operation
 from s3dlio.recorder import Line, now
 from s3dlio.retry import RetryPolicy
-from s3dlio.uri import parse
+from s3dlio.uri import Uri, parse
 from tests.contract_base import blob, in_child, unique
 from tests.servers.faults import ResetInBody, s3_error
 
@@ -572,3 +572,21 @@ def test_a_replay_counts_failures_and_stays_within_its_target() -> None:
         s3dlio.replay_op_log([_operation(0, 0.1, file="a/../../b")], target)
     with pytest.raises(OptionError):
         s3dlio.replay_op_log(found, target, speed=0)
+
+
+def test_lines_are_written_as_csv_writes_them_with_and_without_need_of_quotes(tmp_path: Path) -> None:
+    start = now()
+    ends = [start + n * 300_000_000 for n in range(12)]  # over some seconds, and back
+    plain = [
+        Line("GET", "http://h", Uri("s3", "b", f"k{n}"), at - 9, at - 5 if n % 3 else 0, at, n)
+        for n, at in enumerate(ends + ends[::-1])
+    ]
+    odd = [line._replace(uri=Uri("file", "", '/a\tb"c\nd\re'), error='no "x"') for line in plain[:3]]
+    for lines in (plain, plain + odd):
+        log = recorder.Recorder(str(tmp_path / "log.tsv"))
+        log.open()
+        log._put([(7, line) for line in lines])
+        log.finish()
+        with open(log.path, newline="") as file:
+            rows = list(csv.reader(file, delimiter="\t"))
+        assert rows[1:] == [[str(field) for field in log._fields(n, 7, line)] for n, line in enumerate(lines)]

@@ -16,6 +16,7 @@ from botocore.config import Config
 from benchmarks import dcp_works
 from benchmarks.crowd import share
 from benchmarks.imports import importing
+from benchmarks.listing_pages import PREFIX, listing
 from benchmarks.npz_works import open_boto3, reading_all
 from benchmarks.objects import BIG_KEY, BUCKET
 from benchmarks.put_works import Pieces, writing
@@ -98,7 +99,21 @@ def put_file(job: Job) -> Action:
     return writing(job, write)
 
 
+def list_all(job: Job) -> Action:
+    """By its paginator: the keys of its dictionaries."""
+    client = _client(job.endpoint)
+
+    def take() -> list[str]:
+        pages = client.get_paginator("list_objects_v2").paginate(
+            Bucket=BUCKET, Prefix=PREFIX, PaginationConfig={"MaxItems": job.params["listed"]}
+        )
+        return [entry["Key"] for page in pages for entry in page["Contents"]]
+
+    return listing(job, take, list, len)
+
+
 WORKS = {
+    "list_all": list_all,
     "put_parts": put_parts,
     "put_file": put_file,
     "small": small,

@@ -16,11 +16,14 @@ from obstore.store import S3Store
 
 from benchmarks.crowd import share
 from benchmarks.imports import importing
+from benchmarks.listing_pages import PREFIX, listing
 from benchmarks.objects import BIG_KEY, BUCKET
 from benchmarks.put_works import repeated, writing
 from benchmarks.worker import Action, Haul, Job, held, held_whole, serve
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from obstore.store import ClientConfig
 
 _PART = 8 * 1024 * 1024
@@ -101,7 +104,38 @@ def put(job: Job) -> Action:
     return writing(job, write)
 
 
-WORKS = {"put": put, "small": small, "big": big, "import": importing("obstore")}
+def list_all(job: Job) -> Action:
+    """By `list`: the keys of its dictionaries."""
+    store = _store(job.endpoint)
+
+    def take() -> list[str]:
+        return [entry["path"] for batch in obstore.list(store, PREFIX, chunk_size=1000) for entry in batch]
+
+    return listing(job, take, list, len)
+
+
+def list_arrow(job: Job) -> Action:
+    """By `list`, as Arrow's tables; a proof makes Python's strings of them."""
+    store = _store(job.endpoint)
+
+    def take() -> list[Any]:
+        return list(obstore.list(store, PREFIX, chunk_size=1000, return_arrow=True))
+
+    def keys(batches: list[Any]) -> Iterator[str]:
+        for batch in batches:
+            yield from (path.as_py() for path in batch["path"])
+
+    return listing(job, take, keys, lambda batches: sum(batch.num_rows for batch in batches))
+
+
+WORKS = {
+    "list_all": list_all,
+    "list_arrow": list_arrow,
+    "put": put,
+    "small": small,
+    "big": big,
+    "import": importing("obstore"),
+}
 
 if __name__ == "__main__":
     serve(WORKS, ("obstore",))

@@ -9,7 +9,7 @@ from typing import Any
 
 import s3dlio
 from benchmarks import dcp_works, jax_works, tf_works
-from benchmarks.contenders import ours_field, ours_put, ours_record_loaders, ours_records
+from benchmarks.contenders import ours_bulk, ours_field, ours_put, ours_record_loaders, ours_records
 from benchmarks.imports import importing
 from benchmarks.memory import touched
 from benchmarks.npz_works import open_ours, reading_all, reading_one
@@ -76,6 +76,7 @@ WORKS = {
     **ours_field.WORKS,
     **ours_put.WORKS,
     **dcp_works.OURS_WORKS,
+    **ours_bulk.WORKS,
     **jax_works.WORKS,
     **tf_works.WORKS,
 }

@@ -9,10 +9,13 @@ import asyncio
 from importlib import import_module
 from typing import Any
 
+from benchmarks.bulk_works import GENERATED_BYTES
 from benchmarks.imports import importing
+from benchmarks.listing_pages import PREFIX, listing
 from benchmarks.memory import fresh, touched
 from benchmarks.objects import BIG_KEY
 from benchmarks.put_works import writing
+from benchmarks.trees import carrying
 from benchmarks.worker import BUCKET_URI, Action, Haul, Job, held, held_whole, serve
 
 # By name: to a type checker, "s3dlio" is the working tree, which this process does not see.
@@ -121,7 +124,46 @@ def _put_writer(job: Job, key: str, part_size: int) -> Any:
     )
 
 
+def list_all(job: Job) -> Action:
+    """By `list`: URIs."""
+    lead = len(BUCKET_URI)
+
+    def take() -> Any:
+        return _original.list(BUCKET_URI + PREFIX, recursive=True)
+
+    return listing(job, take, lambda uris: sorted(uri[lead:] for uri in uris), len)
+
+
+def transfer(job: Job) -> Action:
+    """By `upload` and `download`."""
+
+    def carry(source: str, target: str) -> None:
+        if job.params["way"] == "down":
+            _original.download(source, target, **job.setting)
+        else:
+            _original.upload([f"{source}/*"], target, **job.setting)
+
+    return carrying(job, carry)
+
+
+def generate(job: Job) -> Action:
+    """By its `Generator`, into one memory again and again."""
+    memory = touched(8 << 20)
+
+    def action() -> Haul:
+        generator = _original.Generator(GENERATED_BYTES, threads=job.setting["threads"], seed=7)
+        size = 0
+        while not generator.is_complete():
+            size += generator.fill_chunk(memory)
+        return Haul(1, size, proved_by_count=False)
+
+    return action
+
+
 WORKS = {
+    "list_all": list_all,
+    "transfer": transfer,
+    "generate": generate,
     "put_write": put_write,
     "put_reserve": put_reserve,
     "small": small,

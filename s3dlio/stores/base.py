@@ -18,6 +18,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -40,6 +41,8 @@ __all__ = ["Entry", "ObjectInfo", "Place", "PutOptions", "Reader", "Store", "Ver
 
 #: Media type of what stands for a directory.
 DIRECTORY_TYPE = "application/x-directory"
+#: Keys in a group: those of a usual page.
+_GROUP = 1000
 
 
 class Entry(NamedTuple):
@@ -368,6 +371,16 @@ class Store(abc.ABC):
         """Make a directory: where there are none, an empty object whose key ends in ``/``."""
         marker = uri.with_key(uri.key.removesuffix("/") + "/")
         self.put(marker, memoryview(b""), PutOptions(content_type=DIRECTORY_TYPE), token)
+
+    def key_pages(self, prefix: Uri, token: CancellationToken) -> Iterator[list[str]]:
+        """Yield the keys of all objects below a prefix, in groups, without directory markers: :meth:`entries` for less.
+
+        Raises:
+            StoreError: As :meth:`entries`.
+        """
+        entries = self.entries(prefix, token)
+        while group := list(itertools.islice(entries, _GROUP)):
+            yield [entry.key for entry in group if not entry.is_marker]
 
     def removable(self, prefix: Uri, token: CancellationToken) -> Iterator[Entry]:
         """Yield what goes when all below ``prefix`` is deleted: its entries, and what listings hide."""

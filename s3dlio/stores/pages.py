@@ -22,6 +22,7 @@ _ROW = re.compile(
 )
 #: How a quotation mark is written around entity tags.
 _QUOTES = ("&quot;", "&#34;", '"')
+_KEY = re.compile(rf"{_BEGIN}<Key>([^<]*)</Key>")
 _new = tuple.__new__
 
 
@@ -44,6 +45,29 @@ def quick_rows(body: bytes) -> tuple[list[Entry], bytes] | None:
     rest = text[:first] + text[last + len(_END) :]
     entries = _entries(rows, is_encoded="<EncodingType>url</EncodingType>" in rest)
     return None if entries is None else (entries, rest.encode())
+
+
+def quick_keys(body: bytes) -> tuple[list[str], bytes] | None:
+    """Return the keys of a page, and what is left of it; a fifth of the work of :func:`quick_rows`.
+
+    ``None``: it is not of the shape, or a key ends in ``/`` and may be a directory marker, which the sizes tell.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return None
+    first, last = text.find(_BEGIN), text.rfind(_END)
+    if first < 0 or last < first or ("!" in text and ("<![" in text or "<!--" in text)):
+        return None
+    found = _KEY.findall(text, first)
+    # Every object begins with its key, and nothing stands between two of them. (Each look at a page costs a tenth.)
+    if len(found) != text.count(_BEGIN) or len(found) - 1 != text.count(_END + _BEGIN):
+        return None
+    rest = text[:first] + text[last + len(_END) :]
+    keys = _decoded(found, is_encoded="<EncodingType>url</EncodingType>" in rest)
+    if keys is None or keys[-1].endswith("/") or "/\0" in "\0".join(keys):
+        return None
+    return keys, rest.encode()
 
 
 def _entries(rows: list[tuple[str, str, str, str]], *, is_encoded: bool) -> list[Entry] | None:

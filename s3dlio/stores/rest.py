@@ -13,7 +13,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from s3dlio import recorder
 from s3dlio.cancel import CancellationToken
@@ -34,6 +34,8 @@ from s3dlio.wire.lane import Lane
 from s3dlio.wire.sweep import Landed, Sweep
 from s3dlio.wire.transport import Answer, Call, Landing, Transport, Unsized
 from s3dlio.wire.watched import Watch, WatchedSweep
+
+T = TypeVar("T")
 
 _NO_HEADERS: Mapping[str, str] = {}
 NO_QUERY: Mapping[str, str] = {}
@@ -306,16 +308,8 @@ class RestStore(Store):
 
     def entries(self, prefix: Uri, token: CancellationToken, *, recursive: bool = True) -> Iterator[Entry]:
         """See :meth:`s3dlio.stores.base.Store.entries`."""
-        cursor = ""
-        while True:
-            page = self._page(prefix, token, cursor, recursive=recursive)
-            yield from page.entries
-            if not page.cursor:
-                return
-            if page.cursor == cursor:
-                msg = "the listing does not go on: the server names the same page again"
-                raise StoreError(msg, uri=str(prefix), operation="list")
-            cursor = page.cursor
+        for entries in following(prefix, lambda cursor: self._page(prefix, token, cursor, recursive=recursive)):
+            yield from entries
 
     def lists_at_once(self, prefix: Uri) -> bool:
         """See :meth:`s3dlio.stores.base.Store.lists_at_once`: where a page takes longer to come than to read."""
@@ -324,6 +318,20 @@ class RestStore(Store):
 
     def _listing_client(self, prefix: Uri) -> Client:
         return self._call("list", prefix)[0].client
+
+
+def following(prefix: Uri, page: Callable[[str], tuple[list[T], str]]) -> Iterator[list[T]]:
+    """Yield what stands on each page of a listing; a page tells the cursor of the next."""
+    cursor = ""
+    while True:
+        found, after = page(cursor)
+        yield found
+        if not after:
+            return
+        if after == cursor:
+            msg = "the listing does not go on: the server names the same page again"
+            raise StoreError(msg, uri=str(prefix), operation="list")
+        cursor = after
 
 
 def _made(quick: Quick, uri: Uri, span: str) -> bytes:

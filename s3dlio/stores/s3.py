@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import base64_of
@@ -22,7 +22,7 @@ from s3dlio.stores.base import PutOptions, Version
 from s3dlio.stores.copying import copied, copy_fields
 from s3dlio.stores.credentials import AwsIdentity, AwsSettings, aws_settings
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
-from s3dlio.stores.rest import NO_QUERY, Quick, RestStore, counted, make_transport
+from s3dlio.stores.rest import NO_QUERY, Quick, RestStore, counted, following, make_transport
 from s3dlio.stores.sigv4 import UNSIGNED, RangeSigner, Target, quote_key, quote_query, signed_headers
 from s3dlio.uri import Uri
 from s3dlio.version import VERSION
@@ -188,13 +188,24 @@ class S3Store(RestStore):
     # -- verbs of its own -------------------------------------------------------------------------
 
     def _page(self, prefix: Uri, token: CancellationToken, cursor: str, *, recursive: bool) -> xml.Page:
+        return xml.parse_s3_page(self._listed(prefix, token, cursor, recursive=recursive))
+
+    def key_pages(self, prefix: Uri, token: CancellationToken) -> Iterator[list[str]]:
+        """See :meth:`s3dlio.stores.base.Store.key_pages`."""
+
+        def page(cursor: str) -> tuple[list[str], str]:
+            return xml.parse_s3_keys(self._listed(prefix, token, cursor, recursive=True))
+
+        return following(prefix, page)
+
+    def _listed(self, prefix: Uri, token: CancellationToken, cursor: str, *, recursive: bool) -> bytes:
         query = {"list-type": "2", "prefix": prefix.key, "encoding-type": "url"}
         if cursor:
             query["continuation-token"] = cursor
         if not recursive:
             query["delimiter"] = "/"
         transport, call = self._call("list", prefix.with_key(""), query)
-        return xml.parse_s3_page(transport.ask(counted(call), "GET", {}, token).body)
+        return transport.ask(counted(call), "GET", {}, token).body
 
     copy_letters = "amz"
     #: S3 copies up to 5 GiB with one request, but some servers are silent for as long as that takes, which a limit on

@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus
 from xml.sax.saxutils import escape
 
 from s3dlio.stores.base import Entry
-from s3dlio.stores.pages import quick_rows
+from s3dlio.stores.pages import quick_keys, quick_rows
 from s3dlio.wire.head import Head, ProtocolError
 from s3dlio.wire.refusals import Fault
 
@@ -71,6 +71,14 @@ def parse_s3_page(body: bytes) -> Page:
         page = _s3_page(quick[1])
         return Page(quick[0] + page.entries, page.cursor)
     return _s3_page(body)
+
+
+def parse_s3_keys(body: bytes) -> tuple[list[str], str]:
+    """Parse an answer to ListObjectsV2 as far as keys go: those of the objects but directory markers, and the cursor."""
+    quick = quick_keys(body)
+    keys, body = quick or ([], body)
+    page = parse_s3_page(body)
+    return keys + [entry.key for entry in page.entries if not entry.is_marker], page.cursor
 
 
 def _s3_page(body: bytes) -> Page:
