@@ -17,7 +17,10 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
-from typing import IO, Any, cast
+from typing import IO, Any, ParamSpec, TypeVar, cast
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _LENGTH = struct.Struct("!Q")
 #: The search path travels as an argument: the library may lie anywhere on it.
@@ -40,7 +43,7 @@ class BareProcesses(Executor):
         self._own = threading.local()
         self._children: list[_Child] = []
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Have a process call a function."""
         return self._threads.submit(self._call, fn, args, kwargs)
 

@@ -71,7 +71,7 @@ class WriterOptions:
         """Set an option, if there is such a one and it may have this value."""
         name = _ALIASES.get(name, name)
         if name not in _DEFAULTS:
-            msg = f"WriterOptions has no option {name!r}{suggest(name, _DEFAULTS)}"
+            msg = f"WriterOptions has no option {name!r}{suggest(name, (*_DEFAULTS, *_ALIASES))}"
             raise OptionError(msg)
         _check(name, value, self.__dict__)
         self.__dict__[name] = value
