@@ -34,6 +34,7 @@ if __name__ == "__main__":
     ):
         assert s3dlio.copy(f"{bucket}a/", f"{bucket}b/", executor=pool).transferred == 41
         assert s3dlio.download(f"{bucket}b/", folder, executor=pool).total_bytes > 40
+        assert s3dlio.copy(f"file://{folder}/", f"file://{folder}-2/", executor=pool).transferred == 41
         assert s3dlio.upload(folder, f"{bucket}c/", executor=pool).transferred == 41
         read = s3dlio.mp_get(f"{bucket}c/", num=1000, jobs=8, executor=pool)
         assert (read.total_objects, read.failed) == (41, 0)
