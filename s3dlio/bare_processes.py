@@ -17,7 +17,10 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
-from typing import IO, Any, ParamSpec, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -42,6 +45,7 @@ class BareProcesses(Executor):
         self._threads = ThreadPoolExecutor(count, "s3dlio-process")
         self._own = threading.local()
         self._children: list[_Child] = []
+        self._is_given_up = False
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Have a process call a function."""
@@ -54,11 +58,24 @@ class BareProcesses(Executor):
         for child in self._children:
             child.close()
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End; when the block raises, what is being done is given up."""
+        self._threads.shutdown(wait=False, cancel_futures=kind is not None)
+        if kind is not None:
+            self._is_given_up = True
+            for child in self._children:
+                child.kill()
+        self.shutdown()
+
     def _call(self, *call: Any) -> Any:
         child: _Child | None = getattr(self._own, "child", None)
         if child is None or not child.is_alive:
             child = self._own.child = _Child()
             self._children.append(child)
+            if self._is_given_up:  # it was begun too late to be among those that were ended
+                child.kill()
         return child.call(call)
 
 
@@ -66,7 +83,7 @@ class _Child:
     """One process; a thread's own."""
 
     def __init__(self) -> None:
-        words = [sys.executable, "-c", _CHILD.format(__name__), json.dumps(sys.path)]
+        words = [sys.executable, "-c", _CHILD.format(__name__), json.dumps([str(place) for place in sys.path])]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - ourselves
         self._to = cast("IO[bytes]", self._process.stdin)
         self._from = cast("IO[bytes]", self._process.stdout)
@@ -88,6 +105,9 @@ class _Child:
         if done:
             return value
         raise value
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def close(self) -> None:
         """Let it end, by closing what it reads from, and wait for that."""

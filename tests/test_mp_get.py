@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -130,3 +131,17 @@ def test_a_process_that_dies_breaks_its_call_and_not_the_next(capfd: pytest.Capt
     for pid in (first, second):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_what_processes_do_is_given_up_when_the_block_raises() -> None:
+    def begin_and_fail() -> None:
+        with BareProcesses(1) as pool:
+            begun.append(pool.submit(os.getpid).result())
+            pool.submit(time.sleep, 3600)
+            raise KeyboardInterrupt
+
+    begun: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        begin_and_fail()
+    with pytest.raises(ProcessLookupError):
+        os.kill(begun[0], 0)
