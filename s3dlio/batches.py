@@ -7,7 +7,6 @@ effect that is the same the second time.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
@@ -141,12 +140,9 @@ class _Run(Generic[B, R]):
 
 
 def _in_new_process(work: Callable[[B], R], batch: B) -> R | BaseException:
-    import multiprocessing  # noqa: PLC0415 - only when workers were lost
-    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+    from s3dlio.bare_processes import BareProcesses  # noqa: PLC0415 - only when workers were lost
 
-    context = multiprocessing.get_context("spawn")
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=context))
+    with BareProcesses(1) as pool:
         try:
             return pool.submit(work, batch).result()
         except Exception as error:  # noqa: BLE001 - told as this batch's result

@@ -7,17 +7,16 @@ data, can be done anywhere and again: so any executor does, one of a cluster too
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from typing import Any, NamedTuple
 
 from s3dlio import recorder
 from s3dlio.api import context_options, current_token, store_of
+from s3dlio.bare_processes import BareProcesses
 from s3dlio.errors import OptionError, S3dlioError
 from s3dlio.fetch import Fetcher, Read
 from s3dlio.generation import names
@@ -137,7 +136,7 @@ def mp_get(
     """Read many objects with several processes, and forget their bytes: a measurement.
 
     Each process holds a few hundred MiB at most. An operation log that is being written goes on in ``PATH.PID`` of
-    each process. A script that calls this needs ``if __name__ == "__main__":``, as for every process that is spawned.
+    each process. The processes import this library and nothing of the script, which therefore needs no guard.
 
     Args:
         uri: A prefix.
@@ -169,10 +168,10 @@ def mp_get(
     try:
         if executor is not None:
             return _stats(_results(executor, pieces))
-        with ProcessPoolExecutor(min(procs, len(pieces)), multiprocessing.get_context("spawn")) as pool:
+        with BareProcesses(min(procs, len(pieces))) as pool:
             return _stats(_results(pool, pieces))
-    except BrokenProcessPool as error:
-        msg = "a process ended early: guard the script with if __name__ == '__main__', and see what it has printed"
+    except BrokenExecutor as error:
+        msg = f"{error}; with an executor of spawned processes the script needs if __name__ == '__main__'"
         raise S3dlioError(msg, uri=uri, operation="mp_get") from error
 
 

@@ -17,17 +17,13 @@ from s3dlio.outflow import Outflow, WritingBlock
 from s3dlio.sender import DEFAULT_PART_BYTES, DEFAULT_PARTS_IN_FLIGHT, Sent
 from s3dlio.stores import open_store
 from s3dlio.stores.base import PutOptions
+from s3dlio.texts import LEAST_PART_BYTES
 from s3dlio.uri import Uri, parse_object
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from s3dlio.options import StoreOptions
-
-#: S3's own bound. Asked of all backends, so that a program that works with one works with the others.
-_LEAST_PART_BYTES = 5 * 1024**2
-#: The original's sink for streams of small pieces.
-_STREAM_PART_BYTES, _STREAM_IN_FLIGHT = 8 * 1024**2, 64
 
 
 class UploadInfo(Mapping[str, Any]):
@@ -93,8 +89,10 @@ class MultipartUploadWriter(WritingBlock):
     Args:
         bucket: Bucket of an ``s3://`` object; :meth:`from_uri` takes URIs.
         key: Its key.
-        part_size: Bytes of each part but the last; at least 5 MiB. An object has at most 10,000 parts.
-        max_in_flight: Most parts under way at once; who writes faster waits.
+        part_size: Bytes of each part but the last; at least 5 MiB. An object has at most 10,000 parts. Default: the
+            ``put_part_size`` of the store's options (``S3DLIO_PUT_PART_SIZE``), else 16 MiB.
+        max_in_flight: Most parts under way at once; who writes faster waits. Default: the ``put_in_flight`` of the
+            store's options (``S3DLIO_PUT_INFLIGHT``), else 16.
         content_type: Media type.
         abort_on_drop: Abort when the writer is let go without being closed, also when the interpreter ends.
         metadata: Your own names and values (not kept by ``file://``).
@@ -112,12 +110,15 @@ class MultipartUploadWriter(WritingBlock):
         4000
     """
 
+    _part_bytes = DEFAULT_PART_BYTES
+    _in_flight = DEFAULT_PARTS_IN_FLIGHT
+
     def __init__(  # noqa: PLR0913 - the contract's keywords
         self,
         bucket: str,
         key: str,
-        part_size: int = DEFAULT_PART_BYTES,
-        max_in_flight: int = DEFAULT_PARTS_IN_FLIGHT,
+        part_size: int | None = None,
+        max_in_flight: int | None = None,
         content_type: str | None = None,
         abort_on_drop: bool = True,  # noqa: FBT001, FBT002 - the contract's order
         *,
@@ -133,8 +134,8 @@ class MultipartUploadWriter(WritingBlock):
     def from_uri(  # noqa: PLR0913 - the contract's keywords
         cls,
         uri: str,
-        part_size: int = DEFAULT_PART_BYTES,
-        max_in_flight: int = DEFAULT_PARTS_IN_FLIGHT,
+        part_size: int | None = None,
+        max_in_flight: int | None = None,
         content_type: str | None = None,
         abort_on_drop: bool = True,  # noqa: FBT001, FBT002 - the contract's order
         *,
@@ -154,25 +155,35 @@ class MultipartUploadWriter(WritingBlock):
         where: Uri,
         put: PutOptions,
         options: StoreOptions | None,
-        part_size: int,
-        max_in_flight: int,
+        part_size: int | None,
+        max_in_flight: int | None,
         *,
         abort_on_drop: bool,
     ) -> None:
-        if part_size < _LEAST_PART_BYTES:
-            msg = f"part_size must be at least {_LEAST_PART_BYTES:,} bytes (5 MiB), not {part_size:,}"
+        if part_size is not None and part_size < LEAST_PART_BYTES:
+            msg = f"part_size must be at least {LEAST_PART_BYTES:,} bytes (5 MiB), not {part_size:,}"
             raise OptionError(msg, uri=str(where), operation="MultipartUploadWriter")
         store = store_of(where) if options is None else open_store(where, options)
+        if part_size is None:
+            part_size = store.options.put_part_size or self._part_bytes
+        if max_in_flight is None:
+            max_in_flight = store.options.put_in_flight or self._in_flight
         self._outflow = Outflow(
             store, where, put,
             part_bytes=part_size, width=max_in_flight, parent=current_token(), abort_on_drop=abort_on_drop,
         )  # fmt: skip
+        self._part_bytes = part_size
         self._info: UploadInfo | None = None
 
     @property
     def uri(self) -> str:
         """The object's URI."""
         return str(self._outflow.uri)
+
+    @property
+    def part_size(self) -> int:
+        """Bytes of each part but the last."""
+        return self._part_bytes
 
     @property
     def info(self) -> UploadInfo | None:
@@ -277,27 +288,14 @@ class StreamingMultipartSink(MultipartUploadWriter):
     Args:
         bucket: As of :class:`MultipartUploadWriter`.
         key: Likewise.
-        part_size: 8 MiB unless given.
-        max_in_flight: 64 unless given.
+        part_size: 8 MiB, unless it or ``S3DLIO_PUT_PART_SIZE`` is given.
+        max_in_flight: 64, unless it or ``S3DLIO_PUT_INFLIGHT`` is given.
         **options: As of :class:`MultipartUploadWriter`.
     """
 
-    def __init__(
-        self,
-        bucket: str,
-        key: str,
-        part_size: int = _STREAM_PART_BYTES,
-        max_in_flight: int = _STREAM_IN_FLIGHT,
-        **options: Any,
-    ) -> None:
-        super().__init__(bucket, key, part_size, max_in_flight, **options)
-
-    @classmethod
-    def from_uri(  # type: ignore[override]
-        cls, uri: str, part_size: int = _STREAM_PART_BYTES, max_in_flight: int = _STREAM_IN_FLIGHT, **options: Any
-    ) -> Self:
-        """See :meth:`MultipartUploadWriter.from_uri`."""
-        return super().from_uri(uri, part_size, max_in_flight, **options)
+    # The original's sink is for streams of small pieces.
+    _part_bytes = 8 * 1024**2
+    _in_flight = 64
 
     def write_chunk(self, data: Buffer) -> int:
         """See :meth:`MultipartUploadWriter.write`."""

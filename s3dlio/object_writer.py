@@ -111,8 +111,8 @@ class ObjectWriter(WritingBlock):
         store = store_of(where)
         self._outflow = Outflow(
             store, where, put,
-            part_bytes=_part_bytes(store, options.buffer_capacity),
-            width=options.max_in_flight,
+            part_bytes=_part_bytes(store, _unless_default(options, "buffer_capacity", store.options.put_part_size)),
+            width=_unless_default(options, "max_in_flight", store.options.put_in_flight),
             parent=current_token(),
         )  # fmt: skip
         self._written = 0
@@ -217,6 +217,12 @@ class ObjectWriter(WritingBlock):
         return self.finalize()
 
 
+def _unless_default(options: WriterOptions, name: str, of_store: int | None) -> int:
+    """Return an option; where the caller has left its default, the store's if that has one."""
+    value: int = getattr(options, name)
+    return of_store if of_store is not None and value == getattr(WriterOptions(), name) else value
+
+
 def _part_bytes(store: Store, wanted: int) -> int:
     """Return how many bytes to gather for a part, within what the backend asks for."""
     limits = store.limits
@@ -279,9 +285,15 @@ def create_filesystem_writer(uri: str, options: WriterOptions | None = None) -> 
 
 
 def create_direct_filesystem_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
-    """Return a streaming writer of a local file past the page cache (``direct://``): see :class:`ObjectWriter`.
+    """Return a streaming writer of a local file past the page cache: see :class:`ObjectWriter`.
+
+    Args:
+        uri: ``direct://``, or a path.
+        options: Compression and the rest.
 
     Raises:
         UriError: The URI has another scheme.
     """
+    if "://" not in uri:
+        uri = f"direct://{from_path_or_uri(uri).removeprefix('file://')}"
     return _of_schemes(uri, options, "create_direct_filesystem_writer", "direct")

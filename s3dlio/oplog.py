@@ -34,8 +34,9 @@ def init_op_log(path: str | os.PathLike[str], *, lossy: bool = False) -> None:
         StoreError: It cannot be written.
 
     Example:
-        >>> s3dlio.init_op_log("/tmp/operations.tsv.zst")
-        >>> view = s3dlio.get("s3://bucket/key")
+        >>> import pathlib, s3dlio, tempfile
+        >>> s3dlio.init_op_log(pathlib.Path(tempfile.mkdtemp()) / "operations.tsv.zst")
+        >>> s3dlio.put("memory://demo/a", b"spam")
         >>> s3dlio.finalize_op_log()
     """
     where = parse_object(from_path_or_uri(os.fspath(path)), "init_op_log")

@@ -14,7 +14,17 @@ from typing import Any, NamedTuple, TypeVar
 
 from s3dlio.buffers import MIB
 from s3dlio.errors import OptionError, suggest
-from s3dlio.texts import read_base64, read_count, read_emulator, read_flag, read_url, url_fault
+from s3dlio.texts import (
+    LEAST_PART_BYTES,
+    read_base64,
+    read_count,
+    read_emulator,
+    read_flag,
+    read_part_size,
+    read_url,
+    read_verbosity,
+    url_fault,
+)
 
 _T = TypeVar("_T")
 
@@ -88,6 +98,9 @@ class StoreOptions:
         chunk_size: Bytes per range.
         min_split_size: Objects of at most this many bytes are read in one request.
         max_concurrent_ranges: Ranges of one object in flight.
+        put_part_size: Bytes of each part of an object that is streamed to the store. ``None``: as the writer has it
+            (16 MiB). What is given to a writer wins.
+        put_in_flight: Parts of such an object under way at once. ``None``: as the writer has it (16).
         adaptive: Follow what the server shows, in how many requests are in flight: its latency, what more
             of them gain, and its saying that it is busy. ``False``: as many as a call's ``max_in_flight``.
         upload_checksum: Send the CRC-32C of what is uploaded, where the server can check it (S3, Google Cloud).
@@ -126,6 +139,8 @@ class StoreOptions:
     chunk_size: int = DEFAULT_CHUNK_BYTES
     min_split_size: int = DEFAULT_CHUNK_BYTES
     max_concurrent_ranges: int = DEFAULT_CONCURRENT_RANGES
+    put_part_size: int | None = None
+    put_in_flight: int | None = None
     adaptive: bool = True
     upload_checksum: bool = True
     sign_payload: bool = False
@@ -140,7 +155,7 @@ class StoreOptions:
         """
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            require(value >= least, f"{name} must be at least {least}, not {value}")
+            require(value is None or value >= least, f"{name} must be at least {least}, not {value}")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             hint = suggest(str(value), choices)
@@ -184,6 +199,8 @@ _LEAST = {
     "chunk_size": 64 * 1024,
     "min_split_size": 0,
     "max_concurrent_ranges": 1,
+    "put_part_size": LEAST_PART_BYTES,
+    "put_in_flight": 1,
 }
 _CHOICES = {
     "addressing_style": ("auto", "path", "virtual"),
@@ -234,6 +251,8 @@ ENVIRONMENT: tuple[Variable, ...] = (
     Variable("GOOGLE_CLOUD_PROJECT", "gs.project", str, "project for creating and listing buckets"),
     Variable("S3DLIO_MAX_HTTP_CONNECTIONS", "max_connections", read_count, "idle connections kept per host"),
     Variable("S3DLIO_RANGE_CONCURRENCY", "max_concurrent_ranges", read_count, "ranges of one object in flight"),
+    Variable("S3DLIO_PUT_PART_SIZE", "put_part_size", read_part_size, "bytes of each part of a streamed object"),
+    Variable("S3DLIO_PUT_INFLIGHT", "put_in_flight", read_count, "parts of a streamed object in flight"),
     Variable("S3DLIO_PUT_VERIFY", "verify_puts", read_flag, "ask for the size of what put_bytes has written"),
     Variable("S3DLIO_PUT_MAX_RETRIES", "max_attempts", read_count, "tries per request"),
 )
@@ -243,6 +262,8 @@ ACCEPTED: tuple[Variable, ...] = (
     Variable("S3DLIO_RT_THREADS", "", read_count, "accepted; reader threads follow max_in_flight"),
     Variable("S3DLIO_MPU_PUT_VERIFY", "", read_flag, "accepted; parts and sizes of uploads are always checked"),
     Variable("S3DLIO_MPU_MAX_RETRIES", "", read_count, "accepted; each part is tried as any request is"),
+    Variable("S3DLIO_PUT_BUFFER_CAPACITY", "", read_count, "accepted; a buffer is as large as a part"),
+    Variable("S3DLIO_OPLOG_LEVEL", "", read_verbosity, "accepted; an operation log has a line for each request"),
     Variable("S3DLIO_USE_OPTIMIZED_HTTP", "", read_flag, "accepted; there is one connection pool and it is always on"),
 )
 

@@ -10,6 +10,8 @@ import base64
 import binascii
 import urllib.parse
 
+#: S3's own bound. Asked of all backends, so that a program that works with one works with the others.
+LEAST_PART_BYTES = 5 * 1024**2
 _FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -24,6 +26,23 @@ def read_count(text: str) -> int:
         msg = "must be at least 1"
         raise ValueError(msg)
     return value
+
+
+def read_part_size(text: str) -> int:
+    """Read the bytes of a part, of which stores ask for 5 MiB at least."""
+    value = read_count(text)
+    if value < LEAST_PART_BYTES:
+        msg = f"must be at least {LEAST_PART_BYTES} (5 MiB)"
+        raise ValueError(msg)
+    return value
+
+
+def read_verbosity(text: str) -> int:
+    """Read 0, 1 or 2."""
+    if text not in ("0", "1", "2"):
+        msg = "must be 0, 1 or 2"
+        raise ValueError(msg)
+    return int(text)
 
 
 def read_flag(text: str) -> bool:

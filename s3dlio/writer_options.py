@@ -21,6 +21,8 @@ _DEFAULTS: dict[str, Any] = {
     "metadata": None,
     "overwrite": True,
 }
+#: The original's names for some of them.
+_ALIASES = {"chunk_size": "buffer_capacity"}
 _LEAST = {"buffer_capacity": 1, "max_in_flight": 1}
 
 
@@ -35,9 +37,10 @@ class WriterOptions:
             object's name unless it is there. ``none``: write bytes as they are. Default (``None``): by the
             extension of the name; a plain name is not compressed.
         compression_level: 1 to 22 for zstd (3), 0 to 9 for gzip (6), 0 to 16 for lz4 (0).
-        buffer_capacity: Bytes gathered before they are sent (16 MiB); raised to what the backend asks of a part
+        buffer_capacity: Bytes gathered before they are sent (``S3DLIO_PUT_PART_SIZE``, else 16 MiB); raised to what the backend asks of a part
             (S3 and Google Cloud: 5 MiB). They have at most 10,000 parts.
-        max_in_flight: Most parts under way at once (16).
+        chunk_size: The same, by another of the original's names.
+        max_in_flight: Most parts under way at once (``S3DLIO_PUT_INFLIGHT``, else 16).
         content_type: Media type.
         metadata: Your own names and values (not kept by ``file://``).
         overwrite: ``False`` refuses to replace an object.
@@ -60,16 +63,23 @@ class WriterOptions:
     overwrite: bool
 
     def __init__(self, **options: Any) -> None:
-        for name, value in (_DEFAULTS | options).items():
+        given = {_ALIASES.get(name, name): value for name, value in options.items()}
+        for name, value in (_DEFAULTS | given).items():
             setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an option, if there is such a one and it may have this value."""
+        name = _ALIASES.get(name, name)
         if name not in _DEFAULTS:
-            msg = f"WriterOptions has no option {name!r}{suggest(name, _DEFAULTS)}"
+            msg = f"WriterOptions has no option {name!r}{suggest(name, (*_DEFAULTS, *_ALIASES))}"
             raise OptionError(msg)
         _check(name, value, self.__dict__)
         self.__dict__[name] = value
+
+    @property
+    def chunk_size(self) -> int:
+        """Bytes gathered before they are sent: ``buffer_capacity``."""
+        return self.buffer_capacity
 
     def _with(self, **changes: Any) -> Self:
         return type(self)(**(self.__dict__ | changes))
@@ -87,6 +97,10 @@ class WriterOptions:
         return self._with(buffer_capacity=size)
 
     def with_buffer_capacity(self, size: int) -> Self:
+        """Do as :meth:`with_buffer_size` does."""
+        return self._with(buffer_capacity=size)
+
+    def with_chunk_size(self, size: int) -> Self:
         """Do as :meth:`with_buffer_size` does."""
         return self._with(buffer_capacity=size)
 

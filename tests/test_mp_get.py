@@ -6,17 +6,20 @@ Against an origin that keeps a list of its requests.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
+import time
 from collections import Counter
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import s3dlio
-from s3dlio.errors import OptionError, S3dlioError
+from s3dlio.bare_processes import BareProcesses
+from s3dlio.errors import OptionError
 from tests.contract_base import blob, unique
 
 if TYPE_CHECKING:
@@ -102,10 +105,43 @@ def test_numbers_out_of_range_are_refused(prefix: str) -> None:
         s3dlio.mp_get(f"{prefix}nothing/")
 
 
-def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+def test_a_script_needs_no_guard_and_runs_once(prefix: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(f"import s3dlio\ns3dlio.mp_get('file://{tmp_path}', procs=1, num=1, template='{{}}')\n")
-    done = subprocess.run([sys.executable, str(script)], check=False, timeout=100, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert f"{S3dlioError.__name__}: mp_get" in done.stderr
-    assert "__main__" in done.stderr
+    template = "obj_{}.dat"
+    script.write_text(
+        f"import s3dlio\nprint('begun')\ndone = s3dlio.mp_get({prefix!r}, procs=2, num=40, template={template!r})\n"
+        "print(done['total_bytes'], len(done.workers))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], check=True, timeout=100, capture_output=True, text=True)
+    assert done.stdout == f"begun\n{_TOTAL} 2\n"
+
+
+def test_a_process_that_dies_breaks_its_call_and_not_the_next(capfd: pytest.CaptureFixture[str]) -> None:
+    with BareProcesses(1) as pool:
+        first = pool.submit(os.getpid).result()
+        with pytest.raises(BrokenExecutor, match="exit status 3"):
+            pool.submit(os._exit, 3).result()
+        second = pool.submit(os.getpid).result()
+        assert len({first, second, os.getpid()}) == 3
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(divmod, 1, 0).result()
+        assert pool.submit(os.getpid).result() == second
+        pool.submit(print, "said by a child").result()
+    assert "said by a child" in capfd.readouterr().err
+    for pid in (first, second):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_what_processes_do_is_given_up_when_the_block_raises() -> None:
+    def begin_and_fail() -> None:
+        with BareProcesses(1) as pool:
+            begun.append(pool.submit(os.getpid).result())
+            pool.submit(time.sleep, 3600)
+            raise KeyboardInterrupt
+
+    begun: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        begin_and_fail()
+    with pytest.raises(ProcessLookupError):
+        os.kill(begun[0], 0)

@@ -27,6 +27,7 @@ _VALUES = {
     "read_emulator": ("127.0.0.1:9000", "http://127.0.0.1:9000"),
     "read_flag": ("Yes", True),
     "read_count": ("12", 12),
+    "read_part_size": ("8388608", 8_388_608),
     "read_base64": (_KEY, _KEY),
     "_style": ("container", "container"),
 }
@@ -134,6 +135,9 @@ def test_every_variable_sets_its_option(variable: Any) -> None:
         ("S3DLIO_RANGE_CONCURRENCY", "0", "must be at least 1"),
         ("S3DLIO_RT_THREADS", "1.5", "must be a whole number"),
         ("S3DLIO_USE_OPTIMIZED_HTTP", "2", "must be true or false"),
+        ("S3DLIO_PUT_PART_SIZE", "5242879", "must be at least 5242880"),
+        ("S3DLIO_PUT_PART_SIZE", "8MiB", "must be a whole number"),
+        ("S3DLIO_OPLOG_LEVEL", "3", "must be 0, 1 or 2"),
     ],
 )
 def test_a_malformed_value_names_its_variable(name: str, value: str, reason: str) -> None:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 #: Up to here a file is one request; the library cuts what is larger into parts anyway.
 _WHOLE_BYTES = 64 * 1024**2
-_PART_BYTES = 16 * 1024**2
-_PARTS_IN_FLIGHT = 16
 _STDIN = "-"
 
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Objects at once.")]
@@ -65,7 +63,7 @@ def put(
     uri, file = _in_order(uri, file)
     how: dict[str, Any] = {"content_type": content_type or "", "metadata": _pairs(metadata), "overwrite": not new}
     if file == _STDIN or not os.path.isfile(file) or os.path.getsize(file) > _WHOLE_BYTES:
-        _stream(uri, file, _PART_BYTES, _PARTS_IN_FLIGHT, how)
+        _stream(uri, file, None, None, how)
         return
     from s3dlio import api
 
@@ -78,8 +76,10 @@ def put(
 def put_streaming(
     uri: Annotated[str, typer.Argument(help="The object.")],
     file: Annotated[str, typer.Argument(metavar="[FILE]", help="A file; - is standard input.")] = _STDIN,
-    part_size: Annotated[str, typer.Option("--part-size", help="Bytes of a part, at least 5MiB.")] = "16MiB",
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Parts at once.")] = _PARTS_IN_FLIGHT,
+    part_size: Annotated[
+        str | None, typer.Option("--part-size", help="Bytes of a part, at least 5MiB; else 16MiB.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Parts at once; else 16.")] = None,
     content_type: Type = None,
     metadata: Metadata = None,
     new: New = False,
@@ -87,7 +87,7 @@ def put_streaming(
     """Send a file of any length, or what comes by a pipe, part by part; the object appears at the end."""
     uri, file = _in_order(uri, file)
     how = {"content_type": content_type, "metadata": _pairs(metadata), "overwrite": not new}
-    _stream(uri, file, show.read_size(part_size), jobs, how)
+    _stream(uri, file, show.read_size(part_size) if part_size else None, jobs, how)
 
 
 def _in_order(uri: str, file: str) -> tuple[str, str]:
@@ -117,7 +117,7 @@ def _pairs(words: Sequence[str] | None) -> dict[str, str]:
     return pairs
 
 
-def _stream(uri: str, file: str, part_bytes: int, parts_in_flight: int, how: dict[str, Any]) -> None:
+def _stream(uri: str, file: str, part_bytes: int | None, parts_in_flight: int | None, how: dict[str, Any]) -> None:
     from s3dlio.multipart_writer import MultipartUploadWriter
     from s3dlio.progress import telling
 
@@ -126,15 +126,15 @@ def _stream(uri: str, file: str, part_bytes: int, parts_in_flight: int, how: dic
     with source, telling(current().progress, f"put {os.path.basename(file)}") as tell:
         length = os.path.getsize(file) if os.path.isfile(file) else 0
         with MultipartUploadWriter.from_uri(place, part_bytes, parts_in_flight, **how) as writer:
-            _fill(writer, source, part_bytes, length, tell)
+            _fill(writer, source, length, tell)
     info = writer.info
     _sent(place, writer.bytes_written, info.parts if info else 0)
 
 
-def _fill(writer: Any, source: Any, part_bytes: int, length: int, tell: Tell) -> None:
+def _fill(writer: Any, source: Any, length: int, tell: Tell) -> None:
     """Read into the writer's own memory until there is no more: nothing is copied."""
     while True:
-        room = writer.reserve(part_bytes)
+        room = writer.reserve(writer.part_size)
         count = source.readinto(room)
         del room
         writer.commit(count or 0)

@@ -144,7 +144,7 @@ class LocalStore(Store):
         """See :meth:`s3dlio.stores.base.Store.copy`: by the kernel, which may share the blocks."""
         with mapped(source, "copy"), self._open(source) as descriptor:
             there = _version(descriptor)
-            if version.size >= 0 and there != version:
+            if version.size >= 0 and there != (version.size, version.etag or there.etag):
                 msg = "the file is another than the one that was found"
                 raise ObjectChangedError(msg, uri=str(source), operation="copy")
             with mapped(target, "copy"), self.draft(target) as draft:

@@ -143,12 +143,12 @@ class Batch(NamedTuple):
     """What one worker of an executor does: plain values.
 
     Attributes:
-        moves: Source, target and size of each.
+        moves: Source, target, size and entity tag of each.
         options: The stores' settings that the caller gave.
         width: Most requests at once.
     """
 
-    moves: list[tuple[Uri, Uri, int]]
+    moves: list[tuple[Uri, Uri, int, str]]
     options: StoreOptions | None
     width: int
 
@@ -191,4 +191,4 @@ def _batches(moves: Sequence[Move], how: tuple[StoreOptions | None, int]) -> lis
         return max(0, move.size)
 
     groups: Iterator[list[Move]] = cut(moves, weight, most_items=_BATCH_OBJECTS, most_weight=_BATCH_BYTES)
-    return [Batch([move[:3] for move in group], *how) for group in groups]
+    return [Batch([move[:4] for move in group], *how) for group in groups]
