@@ -26,6 +26,10 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _LENGTH = struct.Struct("!Q")
+#: Instead of a call: there are no more.
+_END = b""
+#: Seconds that an idle child has to end by itself.
+_END_S = 10.0
 #: The search path travels as an argument: the library may lie anywhere on it.
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {} import serve; serve()"
 
@@ -110,11 +114,17 @@ class _Child:
         self._process.kill()
 
     def close(self) -> None:
-        """Let it end, by closing what it reads from, and wait for that."""
+        """Tell it to end, and wait for that. It has nothing to do any more, so one that does not end is ended."""
+        with contextlib.suppress(OSError):  # it is dead
+            _send(self._to, _END)  # not by the pipe's end, which a forked process may hold open
         for pipe in (self._to, self._from):
             with contextlib.suppress(OSError):  # what a dead child has not read
                 pipe.close()
-        self._process.wait()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _send(pipe: IO[bytes], data: bytes) -> None:
@@ -137,7 +147,7 @@ def serve() -> None:
     inlet, outlet = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the functions print must not get between the answers
     with inlet, outlet:
-        while (call := _receive(inlet)) is not None:
+        while call := _receive(inlet):
             fn, args, kwargs = pickle.loads(call)  # noqa: S301 - from our own parent
             try:
                 answer = (True, fn(*args, **kwargs))
