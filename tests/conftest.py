@@ -5,6 +5,7 @@ Knows how long each server lives (the test run, or one test).  Must not know the
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -52,6 +53,16 @@ def closed_stores() -> Iterator[None]:
     """Closes the connections that a test leaves: the settings of each are its own, and so are its stores."""
     yield
     close_stores()
+
+
+@pytest.fixture(autouse=True)
+def same_log() -> Iterator[None]:
+    """Has the library's log as it was behind each test: what one has set up is not the next one's."""
+    logger = logging.getLogger("s3dlio")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 @pytest.fixture(autouse=True)
