@@ -11,6 +11,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ _HOME = Path(__file__).resolve().parent
 _LATEST = _HOME / "results" / "latest.json"
 _ASIDE = venvs.BENCH / "aside.json"
 _PICTURE = "results/get.png"
+#: Exit status after SIGTERM.
+_TERMINATED = 143
 _QUICK_ROUNDS = 3
 
 
@@ -57,7 +60,7 @@ def main(words: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     chosen = _arguments(words)
     # Ends by exception, so that origin and contenders are taken down on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     if chosen.report_only:
         _publish(json.loads(_LATEST.read_text(encoding="utf-8")))
         return 0
@@ -95,13 +98,26 @@ def _measure(chosen: argparse.Namespace) -> dict[str, Any]:
             origin.endpoints[trees.SERVER] = server["AWS_ENDPOINT_URL"]
             origin.environments[trees.SERVER] = server
         runner = Runner(origin, quiet, say)
-        for work in works:
-            lanes = [lane for lane in work.lanes if lane.contender in contenders]
-            if lanes and work.endpoint in origin.endpoints:
-                result["works"][work.name] = _run_one(runner, work, lanes, chosen)
+        with _kept(result["works"]):
+            for work in works:
+                lanes = [lane for lane in work.lanes if lane.contender in contenders]
+                if lanes and work.endpoint in origin.endpoints:
+                    result["works"][work.name] = _run_one(runner, work, lanes, chosen)
     result["seconds"] = round(time.monotonic() - start, 1)
     result["waited_for_quiet_seconds"] = round(quiet.waited, 1)
     return result
+
+
+@contextlib.contextmanager
+def _kept(finished: Mapping[str, Any]) -> Iterator[None]:
+    """Go on to the end with the works that are finished when somebody breaks the run off."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Wrong bytes end the run as well, and with a message: of such a run nothing is kept.
+        if not finished or getattr(ended, "code", _TERMINATED) != _TERMINATED:
+            raise
+        say(f"broken off; kept: {', '.join(finished)}")
 
 
 def _names(given: str | None, known: list[str]) -> list[str]:
