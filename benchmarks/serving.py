@@ -6,6 +6,7 @@ Must not know: S3's verbs, or who asks.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import mmap
 import os
@@ -139,7 +140,7 @@ def _send_file(sock: socket.socket, stretch: Stretch) -> None:
         at += sent
 
 
-class Server:
+class Server(abc.ABC):
     """Serves on a port of its own by a thread per connection: `with Kind.started() as server`."""
 
     def __init__(self) -> None:
@@ -148,9 +149,9 @@ class Server:
         self.trouble: list[str] = []
         self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
+    @abc.abstractmethod
     def answer(self, asked: Asked, reader: Reader) -> Answer:
         """Take the body of a request, and say what it is told. Raises RefusedError."""
-        raise NotImplementedError
 
     @classmethod
     @contextlib.contextmanager

@@ -11,12 +11,13 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from concurrent.futures import BrokenExecutor, Executor
 from typing import Any, NamedTuple
 
 from s3dlio import recorder
 from s3dlio.api import context_options, current_token, store_of
 from s3dlio.bare_processes import BareProcesses
+from s3dlio.batches import run_batches
 from s3dlio.errors import OptionError, S3dlioError
 from s3dlio.fetch import Fetcher, Read
 from s3dlio.generation import names
@@ -146,7 +147,8 @@ def mp_get(
         template: Names behind the prefix, with ``{}`` for the number from 0 on (a second one for ``num``). Without
             one the prefix is listed, and the first ``num`` objects are read.
         executor: Runs the pieces of work instead of processes of our own: any of ``concurrent.futures``' interface,
-            also one that leads to other machines, which need the same library and credentials.
+            also one that leads to other machines, which need the same library and credentials. What a lost worker
+            was at is done once more by another one.
 
     Returns:
         Counts and times, in all and for each process. Objects that cannot be read are counted as failed.
@@ -186,14 +188,12 @@ def _named(uri: str, num: int, template: str | None) -> list[str]:
 
 
 def _results(executor: Executor, pieces: list[_Piece]) -> list[_Done]:
-    futures: list[Future[_Done]] = []
-    try:
-        futures += [executor.submit(_read, piece) for piece in pieces]
-        return [future.result() for future in as_completed(futures)]
-    except BaseException:  # Ctrl-C too: what has not begun is not begun
-        for future in futures:
-            future.cancel()
-        raise
+    done = []
+    for _, result in run_batches(executor, _read, pieces, current_token()):
+        if not isinstance(result, _Done):
+            raise result
+        done.append(result)
+    return done
 
 
 def _stats(done: list[_Done]) -> ReadStats:

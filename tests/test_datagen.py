@@ -7,7 +7,6 @@ Judges: hashes of blocks, zstd, `numpy.load`, TensorFlow's frame as `test_tfreco
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import io
 import subprocess
@@ -190,8 +189,6 @@ def test_tfrecord_files_of_any_size_hold_examples(size: int) -> None:
 
 
 def test_tensorflow_reads_what_is_added_to_fill_an_example(tmp_path: Path) -> None:
-    if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("TensorFlow is not installed")
     for size in range(120, 420, 3):  # over the border where a length takes a second byte, several times
         (tmp_path / f"{size}.tfrecord").write_bytes(_file("tfrecord", size))
     (tmp_path / "300000.tfrecord").write_bytes(_file("tfrecord", 300_000))

@@ -97,6 +97,26 @@ def test_any_executor_does_the_work(prefix: str) -> None:
     assert (result.total_objects, result.total_bytes) == (40, _TOTAL)
 
 
+class _LosesOne(_Remote):
+    """Loses the worker that does the first piece."""
+
+    lost = 0
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self.lost:
+            return super().submit(work, *args, **kwargs)
+        self.lost += 1
+        future: Future[Any] = Future()
+        future.set_exception(RuntimeError("the worker is gone"))
+        return future
+
+
+def test_a_lost_worker_costs_its_piece_alone(prefix: str) -> None:
+    cluster = _LosesOne()
+    result = s3dlio.mp_get(prefix, procs=3, jobs=4, num=40, template="obj_{}.dat", executor=cluster)
+    assert (result.total_objects, result.total_bytes, result.failed, cluster.lost) == (40, _TOTAL, 0, 1)
+
+
 def test_numbers_out_of_range_are_refused(prefix: str) -> None:
     for wrong in ({"procs": 0}, {"jobs": 0}, {"num": 0}):
         with pytest.raises(OptionError, match="at least 1"):
