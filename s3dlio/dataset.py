@@ -241,7 +241,7 @@ class ObjectDataset:
         else:
             for view in fetcher.read_all(group.reads):
                 group.put(view)
-        return group.samples()
+        return self.taken(group)
 
     @staticmethod
     def _fill_whole(group: Group, fetcher: Fetcher) -> None:
@@ -285,7 +285,22 @@ class ObjectDataset:
             yield from stream_objects(fetcher, self.samples, numbers, ahead.budget_bytes)
             return
         for done in stream_groups(fetcher, self.samples, groups, ahead.budget_bytes):
-            yield from done.samples()
+            yield from self.taken(done)
+
+    def taken(self, group: Group | Handful) -> list[Sample]:
+        """Return the samples of a group; where the sums of a record are wrong, the error in place of its bytes.
+
+        All are verified before anything else is done with any: the same few lines again and again run three times
+        as fast as in turns with others.
+        """
+        samples = group.samples()
+        return samples if self.samples.records is None else [self._verified(sample) for sample in samples]
+
+    def _verified(self, sample: Sample) -> Sample:
+        number, uri, start, view, is_verified = sample
+        if is_verified or isinstance(view, S3dlioError):
+            return sample
+        return Sample(number, uri, start, self._codec.fault(uri, view, start) or view, is_verified=True)
 
     def stream_batches(
         self,
@@ -313,9 +328,8 @@ class ObjectDataset:
             while taken := list(itertools.islice(samples, size)):
                 yield Handful(taken)
             return
-        groups = (way.samples(at, at + size) for at in range(first, len(way), size))
         fetcher = self._fetcher(ahead.max_in_flight, token)
-        yield from stream_groups(fetcher, self.samples, groups, ahead.budget_bytes, allocate)
+        yield from stream_groups(fetcher, self.samples, way.batches(first, size), ahead.budget_bytes, allocate)
 
     def _group_size(self) -> int:
         mean = self.samples.mean_bytes()
@@ -328,15 +342,6 @@ class ObjectDataset:
         first = self.samples.catalog.uri(0)
         as_stored = self._codec.format_of(first) in ("raw", "tfrecord") and self._codec.compression_of(first) == "none"
         return self.transform is None and self._on_error == "raise" and as_stored
-
-    def check(self, sample: Sample) -> None:
-        """Verify the sums of a record.
-
-        Raises:
-            FormatError: They are wrong.
-        """
-        if self.samples.records is not None:
-            self._codec.decode(sample.uri, sample.bytes(), sample.start)
 
     def finish_all(self, samples: Iterable[Sample]) -> list[Any]:
         """Return what the user sees of some samples, without those to be skipped."""
@@ -358,7 +363,8 @@ class ObjectDataset:
 
     def finish(self, sample: Sample) -> Any:
         """Turn a sample's bytes into what the user sees."""
-        decoded = self.convert(self._codec.decode(sample.uri, sample.bytes(), sample.start))
+        _, uri, start, _, is_verified = sample
+        decoded = self.convert(self._codec.decode(uri, sample.bytes(), start, is_verified=is_verified))
         if self.transform is None:
             return decoded
         try:

@@ -19,10 +19,10 @@ from s3dlio.buffers import MIB, BytesView, Lease, view_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW
 from s3dlio.errors import OptionError, S3dlioError
-from s3dlio.jobs import Batch, Job, Plan, Read, WholeBatch
+from s3dlio.jobs import Batch, Job, Read, WholeBatch
 from s3dlio.options import DEFAULT_IN_FLIGHT
 from s3dlio.pace import FEW, Pace, depth_for
-from s3dlio.stores.base import Reader, Store
+from s3dlio.stores.base import Plan, Reader, Store
 from s3dlio.stream import Budget, Stream
 from s3dlio.uri import Uri
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, pairwise
 from typing import NamedTuple
+
+import numpy as np
 
 from s3dlio.buffers import KIB, MIB, BytesView, part_of
 from s3dlio.errors import OptionError, S3dlioError
@@ -37,12 +40,14 @@ class Sample(NamedTuple):
         uri: The object that it lies in.
         start: Its first byte there.
         view: Its bytes, or the error that came instead.
+        is_verified: The sums of its bytes have been looked at.
     """
 
     number: int
     uri: Uri
     start: int
     view: BytesView | S3dlioError
+    is_verified: bool = False
 
     def bytes(self) -> BytesView:
         """Return the bytes, or raise what came instead."""
@@ -52,7 +57,7 @@ class Sample(NamedTuple):
 
 
 class _Member(NamedTuple):
-    """A sample's place in the bytes of a read; an end of -1 is the end of the bytes."""
+    """A sample's place in the bytes of a read; an end of -1: it is all of them."""
 
     position: int
     begin: int
@@ -78,18 +83,19 @@ class Group:
     """
 
     def __init__(self, index: SampleIndex, numbers: Ints, allocate: Allocate | None = None) -> None:
-        objects, starts, stops = index.locate(numbers)
+        extents = index.locate(numbers)
+        self._extents = extents
         self._catalog = index.catalog
         self._numbers = numbers.tolist()
-        self._objects = objects.tolist()
-        self._spans = [Span(*span) for span in zip(starts.tolist(), stops.tolist(), strict=True)]
+        self._objects, self._starts, self._stops = (array.tolist() for array in extents)
         self._uris = {number: index.catalog.uri(number) for number in dict.fromkeys(self._objects)}
         self._views: list[BytesView | S3dlioError | None] = [None] * len(numbers)
         self._members: list[list[_Member]] = []
         self._answers = 0
         self.reads: list[Read] = []
         self.memory: memoryview | None = None
-        self.sizes = [span.length if span.stop >= 0 else -1 for span in self._spans]
+        lengths = extents.stops - extents.starts
+        self.sizes: list[int] = np.where(extents.stops >= 0, lengths, -1).tolist()
         if allocate is not None:
             self._pack(allocate)
         elif index.records is None:
@@ -101,25 +107,34 @@ class Group:
 
     def _take_whole(self) -> None:
         """Read each sample by itself: it is an object."""
-        self.reads = [Read(self._uris[o], size=size) for o, size in zip(self._objects, self.sizes, strict=True)]
-        self._members = [[_Member(position, 0, -1)] for position in range(len(self.reads))]
+        for position in range(len(self.sizes)):
+            self._add_whole(position)
 
     def _merge(self) -> None:
         """Read those that are close together by one request."""
-        of_object: dict[int, list[int]] = {}
-        for position, number in enumerate(self._objects):
-            of_object.setdefault(number, []).append(position)
-        for number, positions in of_object.items():
-            if self._spans[positions[0]].stop < 0:  # an object of unknown size that is a sample itself
-                for position in positions:
-                    self._add(Read(self._uris[number]), [_Member(position, 0, -1)])
-                continue
-            spans = [self._spans[position] for position in positions]
-            for merged in coalesce(spans, max_gap=MAX_GAP_BYTES, max_length=MAX_MERGED_BYTES):
-                span = merged.span
-                wanted = [(positions[m], spans[m]) for m in merged.members]
-                members = [_Member(p, it.start - span.start, it.stop - span.start) for p, it in wanted]
-                self._add(self._read(number, span), members)
+        objects, starts, stops = self._extents
+        rising = np.lexsort((starts, objects))
+        apart = np.diff(objects[rising]) != 0
+        apart |= starts[rising][1:] - stops[rising][:-1] > MAX_GAP_BYTES
+        positions = rising.tolist()
+        for begin, end in pairwise([0, *(np.flatnonzero(apart) + 1).tolist(), len(positions)]):
+            if end - begin == 1:
+                self._add_single(positions[begin])
+            elif end > begin:
+                self._add_close(positions[begin:end])
+
+    def _add_close(self, positions: list[int]) -> None:
+        """Read samples of one object that lie close to each other."""
+        number = self._objects[positions[0]]
+        if self._stops[positions[0]] < 0:  # an object of unknown size that is a sample itself
+            for position in positions:
+                self._add_whole(position)
+            return
+        spans = [Span(self._starts[position], self._stops[position]) for position in positions]
+        for span, members in coalesce(spans, max_gap=MAX_GAP_BYTES, max_length=MAX_MERGED_BYTES):
+            wanted = [(positions[m], spans[m]) for m in members]
+            within = [_Member(p, it.start - span.start, it.stop - span.start) for p, it in wanted]
+            self._add(self._read(number, span.start, span.stop), within)
 
     def _pack(self, allocate: Allocate) -> None:
         """Read each into its place; those that follow each other here and in the object by one request."""
@@ -130,33 +145,46 @@ class Group:
         at = position = 0
         while position < len(self.sizes):
             count = self._run_length(position)
-            length = sum(self.sizes[position : position + count])
+            sizes = self.sizes[position : position + count]
+            length = sum(sizes)
             target = memory[at : at + length]
-            span = Span(self._spans[position].start, self._spans[position + count - 1].stop)
-            members, begin = [], 0
-            for offset in range(count):
-                end = begin + self.sizes[position + offset]
-                members.append(_Member(position + offset, begin, end))
-                begin = end
-            self._add(self._read(self._objects[position], span, target), members)
+            if count == 1:
+                self._add_single(position, target)
+            else:
+                ends = list(accumulate(sizes))
+                bounds = zip(range(position, position + count), [0, *ends], ends, strict=False)
+                read = self._read(
+                    self._objects[position], self._starts[position], self._stops[position + count - 1], target
+                )
+                self._add(read, [_Member(*bound) for bound in bounds])
             at += length
             position += count
 
-    def _read(self, number: int, span: Span, target: memoryview | None = None) -> Read:
-        # What ends where the object ended is read to its end, so that it is found out if it has grown.
-        stop = None if span.stop == self._catalog.sizes[number] else span.stop
-        return Read(self._uris[number], span.start, stop, target, span.length)
-
     def _run_length(self, position: int) -> int:
         """Return how many samples from one on follow each other in one object."""
-        count, objects, spans = 1, self._objects, self._spans
-        while position + count < len(spans):
-            here, before = position + count, position + count - 1
-            joined = objects[here] == objects[before] and spans[here].start == spans[before].stop
-            if not joined or spans[here].stop - spans[position].start > MAX_MERGED_BYTES:
+        objects, starts, stops = self._objects, self._starts, self._stops
+        here = position + 1
+        while here < len(starts) and objects[here] == objects[here - 1] and starts[here] == stops[here - 1]:
+            if stops[here] - starts[position] > MAX_MERGED_BYTES:
                 break
-            count += 1
-        return count
+            here += 1
+        return here - position
+
+    def _add_whole(self, position: int) -> None:
+        read = Read(self._uris[self._objects[position]], size=self.sizes[position])
+        self._add(read, [_Member(position, 0, -1)])
+
+    def _add_single(self, position: int, target: memoryview | None = None) -> None:
+        if self._stops[position] < 0:
+            self._add_whole(position)
+            return
+        read = self._read(self._objects[position], self._starts[position], self._stops[position], target)
+        self._add(read, [_Member(position, 0, -1)])
+
+    def _read(self, number: int, start: int, stop: int, target: memoryview | None = None) -> Read:
+        # What ends where the object ended is read to its end, so that it is found out if it has grown.
+        end = None if stop == self._catalog.sizes[number] else stop
+        return Read(self._uris[number], start, end, target, stop - start)
 
     def _add(self, read: Read, members: list[_Member]) -> None:
         self.reads.append(read)
@@ -168,12 +196,15 @@ class Group:
         """Take the result of the next read; tell whether it was the last one."""
         members = self._members[self._answers]
         self._answers += 1
+        if len(members) == 1 and members[0].end < 0:
+            self._views[members[0].position] = view
+            return self._answers == len(self.reads)
         reach = 0
         for position, begin, end in sorted(members, key=lambda member: member.begin):
             if isinstance(view, S3dlioError):
                 self._views[position] = view
                 continue
-            part = view if end < 0 or (begin, end) == (0, len(view)) else part_of(view, begin, end)
+            part = view if (begin, end) == (0, len(view)) else part_of(view, begin, end)
             # A record that is wanted twice (padding repeats some) comes as a copy: each is somebody's own.
             self._views[position] = part if begin >= reach else BytesView.from_bytes(bytearray(part))
             reach = max(reach, end)
@@ -181,8 +212,8 @@ class Group:
 
     def samples(self) -> list[Sample]:
         """Return the samples, once all have come."""
-        rows = zip(self._numbers, self._objects, self._spans, self._views, strict=True)
-        return [Sample(number, self._uris[o], span.start, view) for number, o, span, view in rows]  # type: ignore[arg-type]
+        rows = zip(self._numbers, self._objects, self._starts, self._views, strict=True)
+        return [Sample(number, self._uris[o], start, view) for number, o, start, view in rows]  # type: ignore[arg-type]
 
 
 class Handful(NamedTuple):

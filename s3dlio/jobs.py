@@ -10,13 +10,15 @@ how many readers are wise, or who asked.
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from s3dlio.buffers import POOL, BytesView, Lease, bytes_of, view_of
 from s3dlio.cancel import CancellationToken
-from s3dlio.crew import Gang
+from s3dlio.crew import CREW, Gang
 from s3dlio.errors import (
     FormatError,
     IntegrityError,
@@ -27,10 +29,16 @@ from s3dlio.errors import (
     S3dlioError,
 )
 from s3dlio.ranges import Span, clamp, split
-from s3dlio.stores.base import Place, Reader, Store, Stretch, Version
+from s3dlio.stores.base import Place, Plan, Reader, Store, Stretch, Version, Wanted
 from s3dlio.uri import Uri
 
 _UNKNOWN = Version(-1, "")
+#: Readers that only read anew what has failed.
+_MOST_HELPERS = 8
+#: Connections that are made at once, and seconds until others are tried when that has failed.
+_FEW_OPENERS = 8
+_MOST_OPENERS = 32
+_OPEN_AGAIN_S = 1.0
 #: What can be wrong with one object while the others are fine. A store that is down or refuses the
 #: credentials is not among it: skipping would make an empty epoch of that.
 SKIPPABLE = (NotFoundError, ObjectChangedError, RangeError, IntegrityError, FormatError)
@@ -80,7 +88,8 @@ class Job:
             The memory of the first part.
         """
         read = self.read
-        length = clamp(read.start, read.stop, size).length if read.start or read.stop is not None else size
+        start, stop = read.start, read.stop
+        length = stop - start if stop is not None and start < stop <= size else clamp(start, stop, size).length
         if 0 <= read.size != length:
             msg = f"{read.size} bytes were expected and {length} are there: the object has changed; list anew"
             raise ObjectChangedError(msg, uri=str(read.uri), operation="get")
@@ -162,11 +171,18 @@ class Batch(Gang):
         #: Errors that concern one object only do not stop the others; they come instead of its bytes.
         self.lenient = False
         self.parts: deque[_Part] = deque()
+        #: Jobs of readers ahead whose answer was not the usual one: read anew, which may take long, by others.
+        self._strays: deque[Job] = deque()
+        self._helpers = 0  # members that were hired for strays
+        self._helpers_due = 0  # ... and have not begun
+        self._openers = 0  # threads that make connections
+        self._open_after = 0.0  # no sooner are more made
         self.views: list[BytesView | S3dlioError | None] = [None] * len(reads)
         self._reads = enumerate(list(reads))  # over a list, next() is atomic
 
     def work(self) -> None:
         """See :meth:`s3dlio.crew.Gang.work`."""
+        self._help()
         parts, token = self.parts, self.token
         with self.store.lane(token) as read_first:
             while not token.is_cancelled:
@@ -224,49 +240,116 @@ class Batch(Gang):
                 return
         self.deliver(job)
 
-    def work_ahead(self, window: int) -> None:
+    def work_ahead(self) -> None:
         """Work as a reader that has several requests under way at once, where the store can do that."""
         stretch = self.store.flow(self.token)
         if stretch is None:
             return
         with stretch as flow:
-            waiting: deque[Job] = deque()
             while not self.token.is_cancelled:
                 if self.parts:
                     self._try_part()
                     continue
-                while len(waiting) < window:
-                    job = self.next_job()
-                    if job is None:
-                        break
-                    if job.can_flow(self.store):
-                        flow.ask(job.read.uri, job.read.start, job.limit)
-                        waiting.append(job)
-                    else:
-                        self._begin(job, self._read_slowly)
-                if not waiting:
+                self._send_ahead(flow)
+                if flow.pending:
+                    self._receive(flow)
+                elif self._strays:
+                    self._try_stray()
+                else:
                     return
-                self._receive(waiting.popleft(), flow)
 
-    def _receive(self, job: Job, flow: Stretch) -> None:
-        """Take the answer to a request that was sent ahead; what is unusual is read anew, otherwise."""
-        try:
-            found = flow.receive(job.place)
-        except SKIPPABLE as error:
-            if not self.lenient:
-                raise
-            job.error = error
-            self.deliver(job)
-            return
-        if found is None:
-            self._begin(job, self._read_slowly)
-            return
-        job.version = Version(*found)
-        self._began(job, job.rest(self.store))
+    def _send_ahead(self, flow: Stretch) -> None:
+        """Ask for as many jobs as the window has room for."""
+        wanted = []
+        room = self.window - flow.pending
+        for job in self.next_jobs(room) if room > 0 else ():
+            if job.can_flow(self.store):
+                read, limit = job.read, job.limit
+                is_all = read.stop is not None and read.stop - read.start <= limit
+                wanted.append(Wanted(job, read.uri, read.start, limit, is_all))
+            else:
+                self._begin(job, self._read_slowly)
+        flow.ask(wanted)
+        if flow.waiting:
+            self._open_more(flow)
+
+    def _receive(self, flow: Stretch) -> None:
+        """Take answers to requests that were sent ahead; what is unusual is read anew, by others if there are any."""
+        done: list[Job] = []
+        for job, outcome in flow.receive():
+            if outcome is None:
+                self._leave_to_others(job)
+            elif isinstance(outcome, S3dlioError):
+                if not (self.lenient and isinstance(outcome, SKIPPABLE)):
+                    raise outcome
+                job.error = outcome
+                done.append(job)
+            elif len(job.memory) <= job.limit:
+                done.append(job)
+            else:
+                job.version = Version(*outcome)
+                self._began(job, job.rest(self.store))
+        if done:
+            self.deliver_all(done)
 
     def _try_part(self) -> None:
         with contextlib.suppress(IndexError):  # another reader was faster
             self._continue(self.parts.popleft())
+
+    def _leave_to_others(self, job: Job) -> None:
+        """Have a job read anew by another reader: its retries may take long, and others' answers wait."""
+        self._strays.append(job)
+        with self.lock:
+            hires = self._helpers < _MOST_HELPERS and self.members < self.width
+            if hires:
+                self._helpers += 1
+                self._helpers_due += 1
+        if hires:
+            self.hire(1)
+
+    def _help(self) -> None:
+        """Read strays, if that is what this member was hired for."""
+        with self.lock:
+            if not self._helpers_due:
+                return
+            self._helpers_due -= 1
+        try:
+            while self._strays and not self.token.is_cancelled:
+                self._try_stray()
+        finally:
+            with self.lock:
+                self._helpers -= 1
+
+    def _try_stray(self) -> None:
+        with contextlib.suppress(IndexError):  # another reader was faster
+            self._begin(self._strays.popleft(), self._read_slowly)
+
+    @property
+    def readers(self) -> int:
+        """How many members take jobs."""
+        return self.members - self._helpers
+
+    def _open_more(self, flow: Stretch) -> None:
+        """Have connections made, half as many again as there are: each takes round trips, and answers wait."""
+        if time.monotonic() < self._open_after:
+            return
+        with self.lock:
+            if self._openers:
+                return
+            some = max(_FEW_OPENERS, (flow.pending - flow.waiting) // 2)
+            count = self._openers = min(flow.waiting, some, _MOST_OPENERS)
+        crew = CREW.get()
+        for _ in range(count):
+            crew.start(functools.partial(self._open, flow.lacks))
+
+    def _open(self, uri: Uri) -> None:
+        try:
+            self.store.make_ready(uri, self.token)
+        except (OSError, S3dlioError):  # who needs one more than that makes it himself, and finds out why
+            self._open_after = time.monotonic() + _OPEN_AGAIN_S
+        finally:
+            with self.lock:
+                self._openers -= 1
 
     def _read_slowly(self, uri: Uri, start: int, limit: int, place: Place) -> Version:
         return self.store.read_first(uri, start, limit, place, self.token)
@@ -278,21 +361,28 @@ class Batch(Gang):
         item = next(self._reads, None)
         return Job(*item) if item else None
 
+    def next_jobs(self, count: int) -> Sequence[Job]:
+        """Return up to ``count`` jobs that nobody has begun."""
+        return [job for job in (self.next_job() for _ in range(count)) if job is not None]
+
     def next_lane_job(self) -> Job | None:
         """Return a job for a reader that has one request under way at a time."""
         return self.next_job()
+
+    @property
+    def window(self) -> int:
+        """How many requests a reader ahead should have under way."""
+        return 1
 
     def deliver(self, job: Job) -> None:
         """Deal with a job whose bytes are all there."""
         if self.views:
             self.views[job.index] = job.error or job.view()
 
-
-class Plan(NamedTuple):
-    """How many threads read, and how many requests each has under way."""
-
-    threads: int
-    window: int
+    def deliver_all(self, jobs: list[Job]) -> None:
+        """Deal with jobs whose bytes are all there."""
+        for job in jobs:
+            self.deliver(job)
 
 
 class WholeBatch(Batch):

@@ -220,14 +220,14 @@ class BatchLoader:
         return self.plan.ragged == "raise" and dataset.is_plain() and dataset.samples.are_equal()
 
     def _packed(self, group: Group | Handful) -> Any:
-        for sample in group.samples():
-            self.dataset.check(sample)
+        for sample in self.dataset.taken(group):
+            sample.bytes()
         assert group.memory is not None  # noqa: S101 - for type checkers: the caller has looked
         rows = np.frombuffer(group.memory, np.uint8).reshape(len(group.sizes), group.sizes[0])
         return self._done(rows[:, HEAD:-FOOT] if self.dataset.samples.records is not None else rows)
 
     def _stacked(self, group: Group | Handful) -> Any:
-        samples = self.dataset.finish_all(group.samples())
+        samples = self.dataset.finish_all(self.dataset.taken(group))
         return self._done(stack(samples, self.plan.ragged)) if samples else None
 
     def _done(self, batch: Any) -> Any:

@@ -26,6 +26,8 @@ Uneven = Literal["pad", "drop", "uneven"]
 _POLICIES = ("pad", "drop", "uneven")
 #: Steps whose samples are computed at once: windows may be cut at their ends, so there are many.
 _STEPS_AT_ONCE = 1 << 14
+#: ... and of batches: 0.5 us a step, where 32 at once take 5.
+_STEPS_OF_BATCHES = 1 << 11
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,6 +152,13 @@ class Walk:
     def samples(self, first: int, stop: int) -> Array:
         """Return the samples of the steps ``first <= step < stop``, as int64."""
         return self.order.at(self.positions(first, stop))
+
+    def batches(self, first: int, size: int) -> Iterator[Array]:
+        """Yield the samples from a step on, ``size`` at a time."""
+        stride = max(1, _STEPS_OF_BATCHES // size) * size
+        for begin in range(first, len(self), stride):
+            numbers = self.samples(begin, begin + stride)
+            yield from (numbers[at : at + size] for at in range(0, len(numbers), size))
 
     def has_windows(self) -> bool:
         """Whether the order has windows that are best read whole."""

@@ -10,7 +10,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from s3dlio.buffers import MIB, BytesView
@@ -18,15 +19,13 @@ from s3dlio.cancel import CancellationToken
 from s3dlio.errors import ForkError, S3dlioError
 from s3dlio.jobs import Batch, Job, Read
 from s3dlio.pace import Pace
-from s3dlio.stores.base import Store
+from s3dlio.stores.base import Plan, Store
 from s3dlio.uri import Uri
 
 #: Assumed size of an object whose size is not known, until the first ones have arrived.
 _GUESS_BYTES = MIB
 #: A stream looks again at the latency after this many objects.
 _ADAPT_EVERY = 16
-#: Threads that read from a store without latency: one copies while another one runs Python.
-_FEW_THREADS = 2
 
 
 class Budget(NamedTuple):
@@ -60,7 +59,8 @@ class Stream(Batch):
         self._source = reads
         self._budget = budget
         self._most = 2 * budget.max_in_flight
-        self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        self._came: deque[Job] = deque()  # of these, what the consumer has not looked at
         self._room = threading.Lock()
         self._held_bytes = 0
         self._held = 0  # jobs taken and not yet consumed
@@ -70,6 +70,7 @@ class Stream(Batch):
         self._mean = _GUESS_BYTES
         self._wanted = budget.start  # readers, until the latency is known
         self._window = 1  # requests that each has under way
+        self._unseen = 0  # jobs that have come since the last look at the pace
         self._pace: Pace | None = None
         self._left = False  # the consumer has gone
         self._flight = budget.max_in_flight  # requests that all may have under way
@@ -81,55 +82,71 @@ class Stream(Batch):
 
     def work(self) -> None:
         """See :meth:`s3dlio.crew.Gang.work`: one request at a time, until it is known how late the store is."""
-        if self._window == 1:
-            super().work()
+        super().work()
         if self._window > 1:
-            self.work_ahead(self._window)
+            self.work_ahead()
+
+    @property
+    def window(self) -> int:
+        """See :attr:`s3dlio.jobs.Batch.window`."""
+        return self._window
 
     def next_lane_job(self) -> Job | None:
         """See :meth:`s3dlio.jobs.Batch.next_lane_job`."""
-        return self._take() if self._window == 1 else None
+        if self._window > 1:
+            return None
+        jobs = self._take(1)
+        return jobs[0] if jobs else None
 
-    def next_job(self) -> Job | None:
-        """See :meth:`s3dlio.jobs.Batch.next_job`: for a reader with several requests under way."""
-        return self._take() if self._window > 1 else None
+    def next_jobs(self, count: int) -> Sequence[Job]:
+        """See :meth:`s3dlio.jobs.Batch.next_jobs`: for a reader with several requests under way."""
+        return self._take(count) if self._window > 1 else ()
 
-    def _take(self) -> Job | None:
-        """Take the next job; ``None`` also while there is no room, or for a reader too many."""
+    def _take(self, count: int) -> Sequence[Job]:
+        """Take the next jobs; none also while there is no room, or for a reader too many."""
+        jobs: list[Job] = []
         with self._room:
             if self._pace is not None and self._pace.cap < self._flight:  # the server has just said so
                 self._window, self._wanted = 1, self._pace.cap
-            # One job is always admitted, however large: else nothing would ever move.
-            full = self._held_bytes >= self._budget.size or self._held >= self._most
-            if self._exhausted:
-                return None
-            if (full and self._held) or self.members > self._wanted:
-                self._parked = self._parked or full
-                self._hungry = self._hungry and not full
-                return None
-            try:
-                read = next(self._source)
-            except StopIteration:
-                self._exhausted = True
-                return None
-            charge = read.size if read.size >= 0 else self._mean
-            job = Job(self._taken, read, charge)
-            self._taken += 1
-            self._held += 1
-            self._held_bytes += charge
-            return job
+            while len(jobs) < count and not self._exhausted:
+                # One job is always admitted, however large: else nothing would ever move.
+                full = self._held_bytes >= self._budget.size or self._held >= self._most
+                if (full and self._held) or self.readers > self._wanted:
+                    self._parked = self._parked or full
+                    self._hungry = self._hungry and not full
+                    break
+                try:
+                    read = next(self._source)
+                except StopIteration:
+                    self._exhausted = True
+                    break
+                charge = read.size if read.size >= 0 else self._mean
+                jobs.append(Job(self._taken, read, charge))
+                self._taken += 1
+                self._held += 1
+                self._held_bytes += charge
+        return jobs
 
     def deliver(self, job: Job) -> None:
         """See :meth:`s3dlio.jobs.Batch.deliver`."""
+        self.deliver_all([job])
+
+    def deliver_all(self, jobs: list[Job]) -> None:
+        """See :meth:`s3dlio.jobs.Batch.deliver_all`."""
         with self._room:
-            actual = len(job.memory)
-            self._held_bytes += actual - job.charge
-            job.charge = actual
-            self._mean += (actual - self._mean) // 8
-            self._read_bytes += actual
-        self._arrivals.put(job)
-        if job.index % _ADAPT_EVERY == 0:
-            self._adapt(job.read.uri)
+            for job in jobs:
+                actual = len(job.memory)
+                self._held_bytes += actual - job.charge
+                job.charge = actual
+                self._mean += (actual - self._mean) // 8
+                self._read_bytes += actual
+            is_first = not self._unseen and self._pace is None
+            self._unseen += len(jobs)
+            looks = self._unseen >= _ADAPT_EVERY or is_first
+        uri = jobs[0].read.uri
+        self._arrivals.put(jobs)
+        if looks:
+            self._adapt(uri)
             self._go()
 
     def _adapt(self, uri: Uri) -> None:
@@ -137,16 +154,17 @@ class Stream(Batch):
         pace = self._note_progress(uri)
         width = self._budget.width(uri)
         # A busy server is asked by single readers, of which some can be told to end.
-        window = 1 if pace is not None and pace.is_braked else self.store.flow_window(uri, width)
+        braked = pace is not None and pace.is_braked
+        plan = Plan(width, 1) if braked else self.store.flow_plan(uri, width, self._mean)
         with self._room:
-            self._wanted = width if window == 1 else max(_FEW_THREADS, -(-width // window))
-            self._window = window
-            self._flight = self._wanted * window
+            self._wanted, self._window = plan
+            self._flight = plan.threads * plan.window
 
     def _note_progress(self, uri: Uri) -> Pace | None:
         """Tell the store's pace what was read since the last time, and return it."""
         pace, now = self._pace or self.store.pace(uri), time.monotonic()
         with self._room:
+            reads, self._unseen = self._unseen, 0
             length, self._read_bytes = self._read_bytes, 0
             hungry, self._hungry = self._hungry, True
             if pace is None:
@@ -158,7 +176,7 @@ class Stream(Batch):
             if self._left:  # meanwhile
                 pace.leave(self)
         else:
-            pace.note_progress(now, _ADAPT_EVERY, length, hungry=hungry)
+            pace.note_progress(now, reads, length, hungry=hungry)
         return pace
 
     def fail(self, error: BaseException) -> None:
@@ -209,12 +227,15 @@ class Stream(Batch):
         while True:
             if self.error is not None:
                 raise self.error
+            if self._came:
+                return self._came.popleft()
             with self._room:
                 if self._exhausted and taken == self._taken:
                     return None
-            job = self._arrivals.get()
-            if job is not None:
-                return job
+            came = self._arrivals.get()
+            if came is not None:
+                self._came.extend(came)
+                continue
             if self.error is None:
                 self._go()
                 self.token.check()  # behind it: a cancelled stream hires nobody who would wake us
@@ -239,4 +260,4 @@ class Stream(Batch):
     def _go(self) -> None:
         """Call in as many readers as the store can keep busy."""
         if not self._exhausted:
-            self.hire(self._wanted - self.members)
+            self.hire(self._wanted - self.readers)

@@ -100,7 +100,11 @@ class _Flowing(Batch):
     """A batch whose reader has several requests under way, as a stream's have."""
 
     def work(self) -> None:
-        self.work_ahead(4)
+        self.work_ahead()
+
+    @property
+    def window(self) -> int:
+        return 4
 
 
 def _flow(uri: str) -> bytes:

@@ -7,6 +7,7 @@ know stores or frameworks. A new format is one line here and a function from mem
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from s3dlio.buffers import BytesView, bytes_of, part_of
@@ -21,6 +22,8 @@ _EXTENSIONS = {".npz": "npz", ".npy": "npy", ".tfrecord": "tfrecord", ".tfrecord
 FORMATS = ("auto", "raw", "npz", "npy", "tfrecord", "example", "parquet")
 #: Formats of which an object holds many samples, each a record.
 OF_RECORDS = frozenset({"tfrecord", "example", "parquet"})
+#: Formats whose samples carry sums of their own.
+_SUMMED = frozenset({"tfrecord", "example"})
 #: Formats whose objects are never expanded: records are read from the midst of a file.
 _AS_STORED = OF_RECORDS | {"raw"}
 
@@ -37,13 +40,14 @@ class Codec(NamedTuple):
     format: str = "auto"
     key: str | None = None
 
-    def decode(self, uri: Uri, view: BytesView, start: int = 0) -> Any:
+    def decode(self, uri: Uri, view: BytesView, start: int = 0, *, is_verified: bool = False) -> Any:
         """Return a sample.
 
         Args:
             uri: The object that it lies in, for its extension and for errors.
             view: The sample's bytes: the object, or a whole record of it.
             start: Where in the object they begin, for errors.
+            is_verified: :meth:`fault` has found nothing.
 
         Returns:
             ``raw``: the view itself. ``tfrecord``: a view of the record's data. ``npy``, or with a
@@ -54,31 +58,52 @@ class Codec(NamedTuple):
         Raises:
             FormatError: The object is not of its format, or has no array ``key``.
         """
-        decode = _DECODERS[self.format_of(uri)]
+        format, packed = _kind_of(self.format, uri.key)  # noqa: A001 - the contract's name
         try:
-            packed = self.compression_of(uri)
-            view = view if packed == "none" else expanded(bytes_of(view), packed)
-            return self._choose(decode(view, start))
+            if packed != "none":
+                view = expanded(bytes_of(view), packed)
+            if format in _SUMMED and not is_verified:
+                payload(bytes_of(view), start)
+            return self._choose(_DECODERS[format](view))
         except FormatError as error:
-            error.uri, error.operation = error.uri or str(uri), error.operation or "decode"
+            error.concern(uri, "decode")
             raise
+
+    def fault(self, uri: Uri, view: BytesView, start: int) -> FormatError | None:
+        """Return what is wrong with the sums of a sample, where it has some; arguments as of :meth:`decode`."""
+        if self.format_of(uri) in _SUMMED:
+            try:
+                payload(bytes_of(view), start)
+            except FormatError as error:
+                error.concern(uri, "decode")
+                return error
+        return None
 
     def format_of(self, uri: Uri) -> str:
         """Return the format of an object."""
-        return self.format if self.format != "auto" else format_of_name(uri.key)
+        return _kind_of(self.format, uri.key)[0]
 
     def compression_of(self, uri: Uri) -> str:
         """Return what an object has to be expanded from; ``none`` for most."""
-        return "none" if self.format in _AS_STORED else codec_of_name(uri.key)
+        return _kind_of(self.format, uri.key)[1]
 
     def _choose(self, sample: Any) -> Any:
-        if self.key is None or not isinstance(sample, Mapping):
+        if self.key is None:
             return dict(sample) if isinstance(sample, Npz) else sample
+        if not isinstance(sample, Mapping):
+            return sample
         try:
             return sample[self.key]
         except KeyError:
             msg = f"has no array {self.key!r}{suggest(self.key, sample)} (it has {', '.join(sample)})"
             raise FormatError(msg) from None
+
+
+@lru_cache(maxsize=256)  # records come from few objects
+def _kind_of(format: str, key: str) -> tuple[str, str]:  # noqa: A002 - the contract's name
+    """Return the format of an object, and what it has to be expanded from."""
+    packed = "none" if format in _AS_STORED else codec_of_name(key)
+    return (format if format != "auto" else format_of_name(key)), packed
 
 
 def format_of_name(key: str) -> str:
@@ -107,16 +132,15 @@ def _memory(view: BytesView) -> memoryview:
     return view.memoryview(writable=True) if view.is_owner else view.memoryview()
 
 
-def _record(view: BytesView, start: int) -> BytesView:
-    payload(bytes_of(view), start)  # checks the sums
+def _record(view: BytesView) -> BytesView:
     return part_of(view, HEAD, len(view) - FOOT)
 
 
-_DECODERS: dict[str, Callable[[BytesView, int], Any]] = {
-    "raw": lambda view, _start: view,
-    "parquet": lambda view, _start: view,
-    "npy": lambda view, _start: read_npy(_memory(view)),
-    "npz": lambda view, _start: Npz(_memory(view)),
+_DECODERS: dict[str, Callable[[BytesView], Any]] = {
+    "raw": lambda view: view,
+    "parquet": lambda view: view,
+    "npy": lambda view: read_npy(_memory(view)),
+    "npz": lambda view: Npz(_memory(view)),
     "tfrecord": _record,
-    "example": lambda view, start: decode_example(_memory(_record(view, start))),
+    "example": lambda view: decode_example(_memory(_record(view))),
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Generator, Iterable, Iterator
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -144,7 +145,7 @@ def _count_good(view: memoryview, starts: list[int]) -> int:
     """Return how many of the headers come before the first whose sum is wrong."""
     if len(starts) < _FEW:
         for count, start in enumerate(starts):
-            if not _is_sound(view[start : start + HEAD]):
+            if not _is_sound(bytes(view[start : start + HEAD])):
                 return count
         return len(starts)
     heads = _bytes_at(view, starts, HEAD)
@@ -160,8 +161,9 @@ def _bytes_at(view: memoryview, starts: list[int], length: int) -> np.ndarray[An
     return taken
 
 
-def _is_sound(head: Buffer) -> bool:
-    """Tell whether the sum in a header of twelve bytes is that of its length."""
+@lru_cache(maxsize=64)
+def _is_sound(head: bytes) -> bool:
+    """Tell whether the sum in a header of twelve bytes is that of its length; records tend to be of one size."""
     length, stored = _HEADER.unpack(head)
     return mask(crc32c_function()(_LENGTH.pack(length))) == int(stored)
 
@@ -267,7 +269,7 @@ class _Crossing:
 
 def _frame_length(view: Buffer, offset: int) -> int:
     """Return the bytes of a whole frame, by its header."""
-    head = memoryview(view)[:HEAD]
+    head = bytes(memoryview(view)[:HEAD])
     if len(head) < HEAD:
         raise torn(offset, offset + len(head))
     if not _is_sound(head):

@@ -23,9 +23,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from s3dlio.cancel import CancellationToken
+from s3dlio.errors import S3dlioError
 from s3dlio.options import StoreOptions, resolve
 from s3dlio.pace import Pace
 from s3dlio.stores.upload import Limits, Upload
@@ -153,14 +154,58 @@ class SizeCache:
         self._seen.clear()
 
 
+class Wanted(NamedTuple):
+    """A range that is asked for.
+
+    Attributes:
+        owner: Who asks, with a method ``place`` as of :class:`s3dlio.wire.flow.Owner`.
+        uri: The object.
+        start: First byte.
+        limit: How many bytes.
+        is_all: Nothing that lies behind will be read.
+    """
+
+    owner: Any
+    uri: Uri
+    start: int
+    limit: int
+    is_all: bool
+
+
 class Stretch(Protocol):
     """What :meth:`Store.flow` gives."""
 
-    def ask(self, uri: Uri, start: int, limit: int) -> None:
-        """Ask for the first part of an object, or of what lies behind ``start``."""
+    @property
+    def pending(self) -> int:
+        """How many outcomes are still to be received."""
 
-    def receive(self, place: Place) -> tuple[int, str] | None:
-        """Read the oldest answer into memory; ``None``: it was not the usual one, read it otherwise."""
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for connections to be ready, see :meth:`Store.make_ready`."""
+
+    @property
+    def lacks(self) -> Uri:
+        """An object that connections are waited for."""
+
+    def ask(self, wanted: Sequence[Wanted]) -> None:
+        """Ask for first parts of objects, or of what lies behind a start.
+
+        See :meth:`receive` for what comes of it.
+        """
+
+    def receive(self) -> list[tuple[Any, tuple[int, str] | S3dlioError | None]]:
+        """Wait for answers, read some into memory, and return who asked and what has come of it.
+
+        That is the object's size, and its entity tag where more is to be read; or the error that ``place`` has raised; or ``None``: the answer
+        was not the usual one, read it otherwise.
+        """
+
+
+class Plan(NamedTuple):
+    """How many threads read, and how many requests each has under way."""
+
+    threads: int
+    window: int
 
 
 class Store(abc.ABC):
@@ -258,15 +303,17 @@ class Store(abc.ABC):
         """Give one reader a window of requests under way at once, where there is such a thing.
 
         Returns:
-            What sends requests for first parts, as :meth:`read_first` does, and receives their answers in
-            the order of the requests; it belongs to one thread. ``None`` where there is nothing faster
-            than :meth:`lane`.
+            What sends requests for first parts, as :meth:`read_first` does, and receives their answers as
+            they come; it belongs to one thread. ``None`` where there is nothing faster than :meth:`lane`.
         """
         return None
 
-    def flow_window(self, _uri: Uri, _flight: int) -> int:
-        """Return how many of ``flight`` requests one thread should have under way in a :meth:`flow`; 1: none."""
-        return 1
+    def flow_plan(self, _uri: Uri, flight: int, _mean_bytes: int) -> Plan:
+        """Return by how many threads ``flight`` requests should be kept under way; a window of 1: no :meth:`flow`."""
+        return Plan(flight, 1)
+
+    def make_ready(self, _uri: Uri, _token: CancellationToken) -> None:
+        """Make a connection for a :meth:`flow` that lacks one. Raises what :meth:`read_first` does."""
 
     def range_width(self, _uri: Uri) -> int:
         """Return how many ranges of one large object should be read at once."""

@@ -10,9 +10,7 @@ import abc
 import contextlib
 import dataclasses
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import ClassVar, TypeVar
 
 from s3dlio import recorder
@@ -23,12 +21,12 @@ from s3dlio.options import StoreOptions
 from s3dlio.pace import Pace
 from s3dlio.recorder import op_name
 from s3dlio.retry import RetryPolicy
-from s3dlio.stores.base import Entry, ObjectInfo, Place, PutOptions, Reader, Store, Version, bare, quoted
+from s3dlio.stores.base import Entry, ObjectInfo, Place, Plan, PutOptions, Reader, Store, Version, bare, quoted
+from s3dlio.stores.window import Quick, WatchedWindow, Window, made
 from s3dlio.stores.xml import Page, listed, parse_time
 from s3dlio.uri import Uri
 from s3dlio.wire.channel import Timeouts
 from s3dlio.wire.client import Client, origin_of
-from s3dlio.wire.flow import Flow
 from s3dlio.wire.head import Head
 from s3dlio.wire.lane import Lane
 from s3dlio.wire.sweep import Landed, Sweep
@@ -46,14 +44,16 @@ _WINDOW = 8
 #: 60 us of CPU an object, 8 each reach 9,000 with 100).
 _WIDEST_WINDOW = 32
 _LATE_THREADS = 8
+#: One thread reads answers as they come, unless they are so large that the copies take longer than all else.
+_LARGE_BYTES = 1 << 20
+_LARGE_TLS_BYTES = 1 << 18
+_COPYING_THREADS = 2
 #: A server this near (seconds to the first byte) keeps few connections busy. Each record of TLS (16 KiB) is a
 #: call that takes the interpreter lock again: 16 threads at it reached 0.9 GiB/s, 4 reached 1.2.
 _NEAR_S = 0.002
 _NEAR_TLS_RANGES = 4
 #: A page of 1,000 keys is read in 2 ms: a server this far off keeps several waiting.
 _FAR_S = 0.01
-#: Key and value of the Range field in, the whole head of a GET out.
-Quick = Callable[[str, str], bytes]
 
 
 class RestStore(Store):
@@ -112,7 +112,7 @@ class RestStore(Store):
                     client, quick = self.quick(uri)
                     way = ways[uri.container] = stack.enter_context(Lane(client, token)), quick
                 lane, quick = way
-                request = _made(quick, uri, f"bytes={start}-{start + limit - 1}")
+                request = made(quick, uri, f"bytes={start}-{start + limit - 1}")
                 if recorder.active is None or lane.is_closed:
                     done = lane.read(request, start, limit, place)
                 else:
@@ -131,15 +131,21 @@ class RestStore(Store):
         # A busy server is asked by single readers, of which some can be told to end.
         if not ready or (self.options.adaptive and client.pace.is_braked):
             return 1
-        return self.flow_window(uri, flight)
-
-    def flow_window(self, _uri: Uri, flight: int) -> int:
-        """See :meth:`s3dlio.stores.base.Store.flow_window`: wider where the server is late, for fewer threads."""
         return max(_WINDOW, min(_WIDEST_WINDOW, flight // _LATE_THREADS))
 
-    def flow(self, token: CancellationToken) -> _Stretch:
+    def flow_plan(self, uri: Uri, flight: int, mean_bytes: int) -> Plan:
+        """See :meth:`s3dlio.stores.base.Store.flow_plan`: few threads, more where copies take the time."""
+        secure = self._call("get", uri)[0].client.origin.scheme == "https"
+        threads = 1 if mean_bytes < (_LARGE_TLS_BYTES if secure else _LARGE_BYTES) else _COPYING_THREADS
+        return Plan(min(threads, flight), max(1, -(-flight // threads)))
+
+    def make_ready(self, uri: Uri, token: CancellationToken) -> None:
+        """See :meth:`s3dlio.stores.base.Store.make_ready`."""
+        self._call("get", uri)[0].client.make_ready(token)
+
+    def flow(self, token: CancellationToken) -> Window:
         """See :meth:`s3dlio.stores.base.Store.flow`."""
-        return _Stretch(self, token) if recorder.active is None else _WatchedStretch(self, token)
+        return Window(self.quick, token) if recorder.active is None else WatchedWindow(self.quick, token)
 
     def sweep(
         self, wanted: Iterator[tuple[int, Uri]], window: int, landed: Landed, token: CancellationToken
@@ -160,7 +166,7 @@ class RestStore(Store):
             nonlocal pending
             while pending and client.usual and not stopped:
                 strangers.extend(number for number, uri in pending if uri.container != container)
-                requests = [(number, _made(quick, uri, span)) for number, uri in pending if uri.container == container]
+                requests = [(number, made(quick, uri, span)) for number, uri in pending if uri.container == container]
                 if uris is not None:
                     uris.update(pending)
                 pending = []
@@ -334,15 +340,6 @@ def following(prefix: Uri, page: Callable[[str], tuple[list[T], str]]) -> Iterat
         cursor = after
 
 
-def _made(quick: Quick, uri: Uri, span: str) -> bytes:
-    """Return the request for a range; what its credentials lack is told of this object."""
-    try:
-        return quick(uri.key, span)
-    except StoreError as error:
-        error.concern(uri, "get")
-        raise
-
-
 def _read_watched(lane: Lane, request: bytes, wanted: tuple[Uri, int, int], place: Place) -> tuple[int, str] | None:
     uri, start, limit = wanted
     watch = Watch(uri, lane.client)
@@ -352,58 +349,6 @@ def _read_watched(lane: Lane, request: bytes, wanted: tuple[Uri, int, int], plac
     finally:
         watch.over(good=done is not None)
     return done
-
-
-class _Stretch(Flow):
-    """A window of requests for objects of a store, whichever containers they are in."""
-
-    __slots__ = ("_store", "_ways")
-
-    def __init__(self, store: RestStore, token: CancellationToken) -> None:
-        super().__init__(token)
-        self._store = store
-        self._ways: dict[str, tuple[Client, Quick]] = {}
-
-    def way(self, uri: Uri) -> tuple[Client, Quick]:
-        way = self._ways.get(uri.container)
-        if way is None:
-            way = self._ways[uri.container] = self._store.quick(uri)
-        return way
-
-    def ask(self, uri: Uri, start: int, limit: int) -> None:
-        client, quick = self.way(uri)
-        self.send(client, _made(quick, uri, f"bytes={start}-{start + limit - 1}"), start, limit)
-
-
-class _WatchedStretch(_Stretch):
-    """The same, with a line of the operation log for each request."""
-
-    __slots__ = ("_watches",)
-
-    def __init__(self, store: RestStore, token: CancellationToken) -> None:
-        super().__init__(store, token)
-        self._watches: deque[Watch] = deque()
-
-    def ask(self, uri: Uri, start: int, limit: int) -> None:
-        watch = Watch(uri, self.way(uri)[0])
-        super().ask(uri, start, limit)
-        self._watches.append(watch)
-
-    def receive(self, place: Place) -> tuple[int, str] | None:
-        watch = self._watches.popleft()
-        done = None
-        try:
-            done = super().receive(watch.placing(place))
-        finally:
-            watch.over(good=done is not None)
-        return done
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        while self._watches:
-            self._watches.popleft().over(good=False, error="given up")
 
 
 def counted(call: Call) -> Call:

@@ -22,8 +22,9 @@ from s3dlio.stores.base import PutOptions, Version
 from s3dlio.stores.copying import copied, copy_fields
 from s3dlio.stores.credentials import AwsIdentity, AwsSettings, aws_settings
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
-from s3dlio.stores.rest import NO_QUERY, Quick, RestStore, counted, following, make_transport
+from s3dlio.stores.rest import NO_QUERY, RestStore, counted, following, make_transport
 from s3dlio.stores.sigv4 import UNSIGNED, RangeSigner, Target, quote_key, quote_query, signed_headers
+from s3dlio.stores.window import Quick
 from s3dlio.uri import Uri
 from s3dlio.version import VERSION
 from s3dlio.wire.client import Client

@@ -44,6 +44,7 @@ def _stamp(second: int) -> str:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
 
 
+@lru_cache(maxsize=256)
 def quote_key(key: str) -> str:
     """Return the path form of a key: everything but unreserved characters and ``/`` is escaped."""
     return quote(key, safe="/-_.~")

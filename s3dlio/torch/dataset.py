@@ -64,11 +64,19 @@ class TorchDataset(ObjectDataset):
             msg = "packed=True goes with return_type='tensor' and on_error='raise'"
             raise OptionError(msg)
 
+    def _packed_batch(self, packing: Packing, group: Group) -> torch.Tensor:
+        """Return the samples of a group that was read into one tensor, each checked, as one tensor."""
+        return packing.batch(group.sizes, self._checked_trim(group))
+
     def _packed_rows(self, packing: Packing, group: Group) -> list[torch.Tensor]:
         """Return the samples of a group that was read into one tensor, each checked."""
-        for sample in group.samples():
-            self.check(sample)
-        return packing.rows(group.sizes, (0, 0) if self.samples.records is None else (HEAD, FOOT))
+        return packing.rows(group.sizes, self._checked_trim(group))
+
+    def _checked_trim(self, group: Group) -> tuple[int, int]:
+        """Check all samples; return how many bytes before and behind each do not belong to it."""
+        for sample in self.taken(group):
+            sample.bytes()
+        return (0, 0) if self.samples.records is None else (HEAD, FOOT)
 
     @classmethod
     def from_prefix(cls, uri: str, **options: Any) -> Self:

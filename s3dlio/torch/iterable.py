@@ -23,7 +23,7 @@ from s3dlio.resume import Bookmark, Run, State
 from s3dlio.shards import Shard, Share, Walk, walk
 from s3dlio.torch import world
 from s3dlio.torch.dataset import TorchDataset
-from s3dlio.torch.packing import Packing, collated, stack_or_tell
+from s3dlio.torch.packing import Packing, collated
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -224,7 +224,10 @@ class S3IterableDataset(TorchDataset, IterableDataset[Any]):
     def _one_by_one(self, run: Run, ahead: Ahead) -> Iterator[Any]:
         for sample in self.stream(run.walk, ahead, first=run.steps):
             self._advance(run, 1)
-            yield from self.finish_all([sample])
+            if self._on_error == "raise":
+                yield self.finish(sample)
+            else:
+                yield from self.finish_all([sample])
         self._end(run)
 
     def _batches(self, run: Run, ahead: Ahead) -> Iterator[Any]:
@@ -238,9 +241,9 @@ class S3IterableDataset(TorchDataset, IterableDataset[Any]):
         where = allocate if self.is_plain() else None
         for group in self.stream_batches(run.walk, size, ahead, first=run.steps, allocate=where):
             if isinstance(group, Group) and group.memory is not None:
-                batch = stack_or_tell(self._packed_rows(begun.popleft(), group))
+                batch = self._packed_batch(begun.popleft(), group)
             else:
-                batch = collated(self.finish_all(group.samples()))
+                batch = collated(self.finish_all(self.taken(group)))
             self._advance(run, len(group.sizes))
             yield batch
         self._end(run)

@@ -32,6 +32,20 @@ class Packing:
         self.tensor = _new(length)
         return writable_bytes(self.tensor)
 
+    def batch(self, sizes: Sequence[int], trim: tuple[int, int]) -> torch.Tensor:
+        """Return the samples, of one size each, as a tensor of shape ``(n, length)`` that shares the batch's memory.
+
+        Args:
+            sizes: Bytes of each, in order.
+            trim: Bytes at the beginning and at the end of each that do not belong to the sample.
+
+        Raises:
+            OptionError: They are not of one size.
+        """
+        if min(sizes) != max(sizes):
+            return stack_or_tell(self.rows(sizes, trim))
+        return self.tensor.view(len(sizes), sizes[0])[:, trim[0] : sizes[0] - trim[1]]
+
     def rows(self, sizes: Sequence[int], trim: tuple[int, int]) -> list[torch.Tensor]:
         """Return the samples as tensors that share the batch's memory.
 

@@ -102,6 +102,10 @@ class Channel:
             msg = f"the server sent nothing for {self.timeouts.read_s:g} s"
             raise TimeoutError(msg) from error
 
+    def fileno(self) -> int:
+        """Return the socket's descriptor, for selectors."""
+        return self._socket.fileno()
+
     def is_stale(self) -> bool:
         """Whether the server has closed, or sent something unasked, since the last exchange."""
         try:

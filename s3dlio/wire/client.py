@@ -156,18 +156,27 @@ class Client:
             OSError: There is none and none can be made.
             CancelledError: ``token`` was cancelled.
         """
+        connection = self.take_idle(token)
+        return (self._connect(token), False) if connection is None else (connection, True)
+
+    def take_idle(self, token: CancellationToken) -> Connection | None:
+        """Return a connection that has been used before, if there is one; else as :meth:`take`."""
         idle = self._idle.get()
         idle.closed = False  # a client that was closed may be used again
         while True:
             try:
                 connection = idle.connections.pop()
             except IndexError:
-                return self._connect(token), False
+                return None
             if connection.is_stale():
                 connection.close()
                 continue
             self._watch(connection, token)
-            return connection, True
+            return connection
+
+    def make_ready(self, token: CancellationToken) -> None:
+        """Make a connection and keep it for whoever needs one next; errors as of :meth:`take`."""
+        self.keep(self._connect(token), token)
 
     def _watch(self, connection: Connection, token: CancellationToken) -> None:
         try:
