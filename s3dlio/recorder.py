@@ -21,7 +21,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from s3dlio.errors import OptionError, StoreError
@@ -80,6 +81,41 @@ class Line(NamedTuple):
     objects: int = 1
 
 
+class Gets:
+    """Gets that went well, one as the other but for the objects: many lines for the cost of few.
+
+    Args:
+        endpoint: Where to.
+        uris: The objects, by number.
+    """
+
+    __slots__ = ("endpoint", "ends", "firsts", "numbers", "sizes", "starts", "uris")
+
+    def __init__(self, endpoint: str, uris: Mapping[int, Uri]) -> None:
+        self.endpoint = endpoint
+        self.uris = uris
+        self.numbers: list[int] = []
+        self.starts: list[int] = []
+        self.firsts: list[int] = []
+        self.ends: list[int] = []
+        self.sizes: list[int] = []
+
+    def note(self, number: int, start: int, first: int, size: int) -> int:
+        """Note that a get is over now; return how many are noted."""
+        self.ends.append(now())
+        self.starts.append(start)
+        self.firsts.append(first)
+        self.sizes.append(size)
+        self.numbers.append(number)
+        return len(self.numbers)
+
+    def lines(self) -> Iterator[Line]:
+        """Yield each as a line."""
+        columns = zip(self.numbers, self.starts, self.firsts, self.ends, self.sizes, strict=True)
+        for number, start, first, end, size in columns:
+            yield Line("GET", self.endpoint, self.uris[number], start, first, end, size)
+
+
 class Recorder:
     """A log that is being written. Thread-safe; belongs to one process.
 
@@ -98,7 +134,8 @@ class Recorder:
         self.lossy = lossy
         self.lost = 0
         self.failure: Exception | None = None
-        self._lines: deque[tuple[int, Line]] = deque()
+        self._lines: deque[tuple[int, Line | Gets]] = deque()
+        self._more = 0  # about so many lines more than entries
         self._awake = threading.Event()
         self._room = threading.Condition(threading.Lock())
         self._writing = threading.Lock()
@@ -147,6 +184,15 @@ class Recorder:
         if len(lines) >= _WAKE_LINES:
             self._press()
 
+    def add_gets(self, gets: Gets) -> None:
+        """Take the lines of many gets of one thread."""
+        self._lines.append((threading.get_ident(), gets))
+        self._more += len(gets.numbers) - 1
+        if not self._begun:
+            self._begin()
+        if len(self._lines) + self._more >= _WAKE_LINES:
+            self._press()
+
     def _begin(self) -> None:
         with self._room:
             if self._begun:
@@ -166,16 +212,18 @@ class Recorder:
     def _press(self) -> None:
         """Have the lines written, and wait while they are too many."""
         self._awake.set()
-        if len(self._lines) <= _MOST_LINES:
+        if len(self._lines) + self._more <= _MOST_LINES:
             return
         if self.lossy:
-            self._lines.pop()
-            self.lost += 1
+            _, entry = self._lines.pop()
+            self.lost += len(entry.numbers) if isinstance(entry, Gets) else 1
+            if isinstance(entry, Gets):
+                self._more -= len(entry.numbers) - 1
             return
         if self._thread is None:
             self._write()
         with self._room:
-            while len(self._lines) > _MOST_LINES and not self._done and self.failure is None:
+            while len(self._lines) + self._more > _MOST_LINES and not self._done and self.failure is None:
                 self._room.wait(_EVERY_S)
 
     def _serve(self) -> None:
@@ -187,8 +235,8 @@ class Recorder:
     def _write(self) -> None:
         """Write the lines that there are."""
         with self._writing:
-            count = len(self._lines)
-            taken = [self._lines.popleft() for _ in range(count)]
+            self._more = 0  # not exact, and need not be: what is added meanwhile is soon written
+            taken = [self._lines.popleft() for _ in range(len(self._lines))]
             if taken and self.failure is None:
                 try:
                     self._put(taken)
@@ -198,34 +246,70 @@ class Recorder:
         with self._room:
             self._room.notify_all()
 
-    def _put(self, taken: list[tuple[int, Line]]) -> None:
+    def _put(self, taken: list[tuple[int, Line | Gets]]) -> None:
         if self._file is None:
             self.open()
         text = "".join(self._rows(taken))
-        if _needs_quotes(text, len(taken)):
+        count = sum(len(entry.numbers) if isinstance(entry, Gets) else 1 for _, entry in taken)
+        if _needs_quotes(text, count):
             quoted = io.StringIO()
-            fields = [self._fields(index, *pair) for index, pair in enumerate(taken, self._index)]
+            fields = [self._fields(index, *pair) for index, pair in enumerate(_single(taken), self._index)]
             csv.writer(quoted, delimiter="\t", lineterminator="\n").writerows(fields)
             text = quoted.getvalue()
-        self._index += len(taken)
+        self._index += count
         self._append(text.encode("utf-8", "surrogateescape"))
 
-    def _rows(self, taken: list[tuple[int, Line]]) -> Iterator[str]:
+    def _rows(self, taken: list[tuple[int, Line | Gets]]) -> Iterator[str]:
         """Yield the lines as they are written where nothing needs quotes: a third of the time that csv takes."""
-        numbers, client = self._threads, self._client
+        numbers, client, index = self._threads, self._client, self._index
         base, second = self._second
-        for index, pair in enumerate(taken, self._index):
-            thread, (op, endpoint, (_, container, key), start, first, end, moved, error, objects) = pair
-            # As good as always all of it happens within the second of the line before.
-            if thread not in numbers or not (first and base <= start and end < base + _NS):
-                yield "\t".join(map(str, self._fields(index, *pair))) + "\n"
+        for thread, entry in taken:
+            if isinstance(entry, Gets):
+                yield self._rows_of_gets(index, thread, entry)
+                index += len(entry.numbers)
                 base, second = self._second
                 continue
+            op, endpoint, (_, container, key), start, first, end, moved, error, objects = entry
+            # As good as always all of it happens within the second of the line before.
+            if thread not in numbers or not (first and base <= start and end < base + _NS):
+                yield "\t".join(map(str, self._fields(index, thread, entry))) + "\n"
+                base, second = self._second
+            else:
+                file = f"{container}/{key}" if container else key
+                yield (
+                    f"{index}\t{numbers[thread]}\t{op}\t{client}\t{objects}\t{moved}\t{endpoint}\t{file}\t{error}\t"
+                    f"{second}{start - base:09d}Z\t{second}{first - base:09d}Z\t{second}{end - base:09d}Z\t{end - start}\n"
+                )
+            index += 1
+
+    def _rows_of_gets(self, index: int, thread: int, gets: Gets) -> str:
+        """Return the lines of many gets; their times are written by NumPy, in half the time."""
+        import numpy as np  # noqa: PLC0415 - not needed without a log
+
+        times = np.array([gets.starts, gets.firsts, gets.ends], np.int64)
+        durations = (times[2] - times[0]).tolist()
+        self._time(gets.starts[0])
+        base, second = self._second
+        times -= base
+        if times.min() < 0 or times.max() >= _NS:  # not all within one second
+            lines = enumerate(gets.lines(), index)
+            return "".join(["\t".join(map(str, self._fields(at, thread, line))) + "\n" for at, line in lines])
+        width = len(second) + len("000000000Z\t")
+        text = np.empty((len(durations), 3, width), np.uint8)
+        text[...] = np.frombuffer(f"{second}000000000Z\t".encode(), np.uint8)
+        for place, unit in enumerate((10**6, 10**3, 1)):
+            begin = len(second) + 3 * place
+            text[:, :, begin : begin + 3] = _three_digits()[times.T // unit % 1000]
+        whole, width = text.tobytes().decode(), 3 * width
+        number = self._threads.setdefault(thread, len(self._threads) % _MOST_THREADS)
+        before, after = f"\t{number}\tGET\t{self._client}\t1\t", f"\t{gets.endpoint}\t"
+        rows = []
+        for at, (which, size, duration) in enumerate(zip(gets.numbers, gets.sizes, durations, strict=True)):
+            _, container, key = gets.uris[which]
             file = f"{container}/{key}" if container else key
-            yield (
-                f"{index}\t{numbers[thread]}\t{op}\t{client}\t{objects}\t{moved}\t{endpoint}\t{file}\t{error}\t{second}"
-                f"{start - base:09d}Z\t{second}{first - base:09d}Z\t{second}{end - base:09d}Z\t{end - start}\n"
-            )
+            told = whole[at * width : at * width + width]
+            rows.append(f"{index + at}{before}{size}{after}{file}\t\t{told}{duration}\n")
+        return "".join(rows)
 
     def _fields(self, index: int, thread: int, line: Line) -> tuple[object, ...]:
         op, endpoint, uri, start, first, end, moved, error, objects = line
@@ -267,6 +351,19 @@ class Recorder:
             )
         if self.failure is not None:
             raise self.failure
+
+
+@cache
+def _three_digits() -> Any:
+    """Return the digits of the numbers below a thousand, uint8 of shape ``(1000, 3)``."""
+    import numpy as np  # noqa: PLC0415 - as above
+
+    return np.frombuffer("".join([f"{number:03d}" for number in range(1000)]).encode(), np.uint8).reshape(1000, 3)
+
+
+def _single(taken: list[tuple[int, Line | Gets]]) -> Iterator[tuple[int, Line]]:
+    for thread, entry in taken:
+        yield from ((thread, line) for line in (entry.lines() if isinstance(entry, Gets) else (entry,)))
 
 
 def _needs_quotes(text: str, lines: int) -> bool:

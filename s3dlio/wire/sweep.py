@@ -60,7 +60,7 @@ class Sweep:
                 going = self._send(asked, None)
             while self._live:
                 number, connection = self._live.popleft()
-                lease = self._receive(connection, limit)
+                lease = self._receive(number, connection, limit)
                 if began:
                     self._client.note_latency(time.perf_counter() - began)
                     began = 0.0
@@ -101,7 +101,7 @@ class Sweep:
                 return False
         return True  # a request that could not be sent is found out when its answer does not come
 
-    def _receive(self, connection: Connection, limit: int) -> Lease | None:
+    def _receive(self, _number: int, connection: Connection, limit: int) -> Lease | None:
         try:
             size = connection.answer_whole(limit)
             if size >= 0:

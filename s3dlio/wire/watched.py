@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from s3dlio import recorder
 from s3dlio.buffers import POOL, Lease, bytes_of
 from s3dlio.cancel import CancellationToken
-from s3dlio.recorder import Line, now
+from s3dlio.recorder import Gets, Line, now
 from s3dlio.uri import Uri
 from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
@@ -23,6 +23,8 @@ from s3dlio.wire.sweep import Asked, Landed, Sweep
 #: What the log says of an answer that a fast way leaves to the transport, which asks again.
 UNUSUAL = "not the usual answer: asked for again"
 _GIVEN_UP = "given up"
+#: Lines that a sweep keeps until it tells them.
+_TOLD_TOGETHER = 128
 
 Place = Callable[[int], memoryview]
 
@@ -75,7 +77,10 @@ class WatchedSweep(Sweep):
     def __init__(self, client: Client, token: CancellationToken, window: int, uris: Mapping[int, Uri]) -> None:
         super().__init__(client, token, window)
         self._uris = uris
-        self._begun: deque[tuple[int, Uri]] = deque()  # in step with the live ones
+        self._begun: deque[tuple[int, int]] = (
+            deque()
+        )  # numbers and when they were asked for; in step with the live ones
+        self._gets = Gets(client.label, uris)
 
     def run(self, asked: Iterator[Asked], limit: int, landed: Landed) -> list[int]:
         """See :meth:`s3dlio.wire.sweep.Sweep.run`."""
@@ -83,36 +88,46 @@ class WatchedSweep(Sweep):
             return super().run(asked, limit, landed)
         finally:
             while self._begun:
-                self._note(0, 0, _GIVEN_UP)
+                self._note_failure(*self._begun.popleft(), 0, _GIVEN_UP)
+            self._tell()
 
     def _send(self, asked: Iterator[Asked], connection: Connection | None) -> bool:
-        start, before = now(), len(self._live)
+        start, live = now(), self._live
+        before = len(live)
         going = super()._send(asked, connection)
-        if len(self._live) > before:
-            self._begun.append((start, self._uris[self._live[-1][0]]))
+        if len(live) > before:
+            self._begun.append((live[-1][0], start))
         return going
 
-    def _receive(self, connection: Connection, limit: int) -> Lease | None:
-        first = size = 0
+    def _receive(self, number: int, connection: Connection, limit: int) -> Lease | None:
+        _, start = self._begun.popleft()
+        first = 0
         try:
             size = connection.answer_whole(limit)
             first = now()
             if size >= 0:
                 lease = POOL.take(size)
                 if connection.fill(bytes_of(lease), size):
-                    self._note(first, size, "")
+                    if self._gets.note(number, start, first, size) >= _TOLD_TOGETHER:
+                        self._tell()
                     return lease
         except (OSError, ProtocolError):
             pass  # as in the plain one
         except BaseException:
             self._client.drop(connection, self._token)
             raise
-        self._note(first, 0, UNUSUAL)
+        self._note_failure(number, start, first, UNUSUAL)
         self._client.drop(connection, self._token)
         return None
 
-    def _note(self, first: int, count: int, error: str) -> None:
-        start, uri = self._begun.popleft()
+    def _note_failure(self, number: int, start: int, first: int, error: str) -> None:
         log = recorder.active
         if log is not None:
-            log.add(Line("GET", self._client.label, uri, start, first, now(), count, error))
+            log.add(Line("GET", self._client.label, self._uris[number], start, first, now(), 0, error))
+
+    def _tell(self) -> None:
+        """Hand on what is over: together, since the log writes many such lines with less work than one by one."""
+        gets, self._gets = self._gets, Gets(self._client.label, self._uris)
+        log = recorder.active
+        if log is not None and gets.numbers:
+            log.add_gets(gets)
