@@ -29,8 +29,6 @@ from s3dlio.wire.head import Head, ProtocolError
 
 #: An answer that was waited for less than this had come before it was looked for: it tells no latency.
 _HAD_COME_S = 50e-6
-
-
 #: Answers that are dealt with together, at most, and bytes that are asked for by them.
 _AT_ONCE = 64
 _BYTES_AT_ONCE = 8 * MIB
@@ -205,21 +203,20 @@ class Flow(Generic[T]):
             client = oldest.request.client
             began = time.perf_counter()
             left_s = oldest.at + min(client.timeouts.read_s, client.timeouts.exchange_s) - began
-            events = self._selector.select(max(0.0, left_s))
-            if not events and left_s <= 0:
-                del self._under_way[oldest.connection]
-                self._drop(client, oldest.connection)
-                return [(oldest.request.owner, None)]
-            for key, _ in events:
+            for key, _ in self._selector.select(max(0.0, left_s)):
                 sent = self._under_way.get(key.data)
                 if sent is None:
                     self._forget(key.data)
                 else:
                     self._came.append(sent)
+            now = time.perf_counter()
+            if self._came and now - began > _HAD_COME_S:
+                client.note_latency(now - self._came[0].at)
+            if left_s <= 0 and oldest not in self._came:
+                del self._under_way[oldest.connection]
+                self._drop(client, oldest.connection)
+                return [(oldest.request.owner, None)]
             if self._came:
-                now = time.perf_counter()
-                if now - began > _HAD_COME_S:
-                    client.note_latency(now - self._came[0].at)
                 break
         return []
 
