@@ -1,8 +1,8 @@
 """A file under a hidden name, until it is whole.
 
 Floor 2. Knows paths, ``pwrite`` and ``fsync``; must not know anything of networks. What is published has
-reached the disk, and so has its name. Who writes holds a lock on the file, which the kernel lets go when he dies: so
-drafts of the dead are told from those of the living.
+reached the disk, and so has its name. Who writes for longer holds a lock on the file, which the kernel lets go when he
+dies: so drafts of the dead are told from those of the living.
 """
 
 from __future__ import annotations
@@ -88,11 +88,14 @@ class Draft:
         self._path = os.path.join(self._folder, f"{_beginning(name)}{secrets.token_hex(_TOKEN_CHARS // 2)}{TEMPORARY}")
         _make_folder(self._folder)
         self._descriptor = self._open(self._path)
-        with contextlib.suppress(OSError):  # where there are no locks, the time of the last write must do
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _open(self, path: str) -> int:
         return os.open(path, self.flags, 0o666)
+
+    def hold(self) -> None:
+        """Show for as long as it is open that somebody writes it, see :func:`is_held`."""
+        with contextlib.suppress(OSError):  # where there are no locks, the time of the last write must do
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, start: int, pieces: Sequence[memoryview], token: CancellationToken) -> None:
         """Write pieces of memory, one after the other, from a place in the file on."""
@@ -242,6 +245,7 @@ class FileUpload(Upload):
     def __init__(self, uri: Uri, draft: Draft, *, overwrite: bool, durable: bool = True) -> None:
         self._uri = uri
         self._draft = draft
+        draft.hold()  # it may be idle for long; a put never is, and a lock on a network's file system costs a round trip
         self._overwrite = overwrite
         self._durable = durable
 
