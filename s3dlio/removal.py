@@ -63,13 +63,14 @@ def abort_uploads(uri_prefix: str, *, older_than_s: float = _DAY_S) -> list[str]
     requests, and the permissions to list uploads and their parts and to abort them (``ListBucketMultipartUploads``,
     ``ListMultipartUploadParts``, ``AbortMultipartUpload``; ``storage.multipartUploads.*``). Azure drops blocks of which
     no blob was made after a week by itself, and has no request for it; in ``memory://`` and behind fsspec there is
-    nothing to find. Thread-safe.
+    nothing to find. MinIO tells of uploads of one named object or of a whole bucket only, and drops all after a day by
+    itself. Thread-safe.
 
     Args:
         uri_prefix: A bucket, an object, or a prefix, taken as a directory.
         older_than_s: Leave uploads that were begun, or have got a part, within so many seconds (by the server's
-            clock), and files that were written within them. A file that a process of this machine has open as its
-            draft stays, however old.
+            clock), and files that were written within them. What a streaming writer of this machine has open stays,
+            however old.
 
     Returns:
         The URIs, sorted: of an upload that of the object that it was to become; of a draft that of the hidden file.

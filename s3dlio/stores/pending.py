@@ -30,7 +30,7 @@ _OPERATION = "abort_uploads"
 def pending_uploads(store: RestStore, where: Uri, token: CancellationToken) -> Iterator[Pending]:
     """Yield the uploads of an object and of all below it, page by page. See :meth:`s3dlio.stores.base.Store.pending`.
 
-    Some servers heed no prefix, and MinIO one that is a whole key only: what they list is looked at here too.
+    Some servers heed no prefix (moto), and MinIO heeds whole keys only: what they list is looked at here too.
     """
     bucket = where.with_key("")
     folder = where.key if not where.key or where.key.endswith("/") else f"{where.key}/"
