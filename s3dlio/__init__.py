@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.arrays import read_npy, read_npz
     from s3dlio.async_loader import PackedBatch, create_async_loader
     from s3dlio.awaitable import (
+        abort_uploads_async,
         copy_async,
         delete_async,
         download_async,
@@ -151,7 +152,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.oplog_replay import replay_op_log
     from s3dlio.options import StoreOptions
     from s3dlio.record_writer import TFRecordWriter
-    from s3dlio.removal import delete
+    from s3dlio.removal import abort_uploads, delete
     from s3dlio.stores.base import Store
     from s3dlio.tf import make_tf_dataset
     from s3dlio.tfrecords import (
@@ -173,7 +174,7 @@ _VERBS = (
 )  # fmt: skip
 _BUCKET_VERBS = ("ObjectEntry", "create_bucket", "delete_bucket", "iter_objects", "list_containers", "mkdir")
 _AWAITABLE = (
-    "copy_async", "delete_async", "download_async", "exists_async", "get_async", "get_into_async", "get_many_async", "get_many_stats_async",
+    "abort_uploads_async", "copy_async", "delete_async", "download_async", "exists_async", "get_async", "get_into_async", "get_many_async", "get_many_stats_async",
     "get_range_async", "list_async", "mkdir_async", "put_async", "put_bytes_async", "put_many_async",
     "stat_async", "stat_many_async", "upload_async",
 )  # fmt: skip
@@ -267,6 +268,7 @@ _PLACES: dict[str, tuple[str, str]] = {
     "CancellationToken": ("s3dlio.cancel", "CancellationToken"),
     "ObjectDataset": ("s3dlio.dataset", "ObjectDataset"),
     "Store": ("s3dlio.stores.base", "Store"),
+    "abort_uploads": ("s3dlio.removal", "abort_uploads"),
     "delete": ("s3dlio.removal", "delete"),
     "StoreOptions": ("s3dlio.options", "StoreOptions"),
     "create_dataset": ("s3dlio.dataset", "create_dataset"),

@@ -7,6 +7,7 @@ Floor 6. Knows which checkpoints there are and which may go; how one is written 
 from __future__ import annotations
 
 import contextvars
+import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -20,7 +21,15 @@ from s3dlio.checkpoint.manifest import Manifest
 from s3dlio.checkpoint_reader import CheckpointReader
 from s3dlio.checkpoint_writer import CheckpointWriter
 from s3dlio.checkpoints import load_checkpoint, save_checkpoint, snapshot
-from s3dlio.errors import CheckpointError, FormatError, NotFoundError, OptionError
+from s3dlio.errors import (
+    CheckpointError,
+    FormatError,
+    NotFoundError,
+    OptionError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
 from s3dlio.remote import errand
 from s3dlio.stores.draft import TEMPORARY
 from s3dlio.uri import parse
@@ -28,6 +37,8 @@ from s3dlio.uri import parse
 if TYPE_CHECKING:
     import builtins
     from pathlib import PurePath
+
+_log = logging.getLogger("s3dlio")
 
 #: What is younger than this (seconds) may be a checkpoint that is being written.
 _GRACE_S = 3600.0
@@ -262,15 +273,19 @@ class CheckpointStore:
         return [step for _, step in old]
 
     def gc(self, grace_s: float = _GRACE_S) -> builtins.list[str]:
-        """Remove what belongs to no checkpoint: shards, claims and half-written files that killed runs have left.
+        """Remove what belongs to no checkpoint: shards, claims, half-written files and uploads of killed runs.
 
-        Parts of uploads that were never ended are not seen: the bucket's own rules remove those after some days.
+        Where uploads cannot or may not be listed and aborted, a warning is logged and they stay.
 
         Args:
-            grace_s: Leave what is younger than this (seconds): it may be a checkpoint that is being written.
+            grace_s: Leave what is younger than this (seconds), or still grows: it may be a checkpoint that is being
+                written.
 
         Returns:
-            The URIs that were removed.
+            The URIs that were removed; of an upload that was aborted, the URI of what it was to become.
+
+        Raises:
+            StoreError: Something cannot be listed or removed.
         """
         whole = set(self.reader.manifest_ids())
         steps = {step for _, step in whole}
@@ -281,7 +296,18 @@ class CheckpointStore:
                 doomed.append(uri)
         if doomed:
             removal.delete(doomed)
-        return doomed
+        return doomed + self._abort_uploads(grace_s)
+
+    def _abort_uploads(self, grace_s: float) -> builtins.list[str]:
+        try:
+            return removal.abort_uploads(self.uri, older_than_s=grace_s)
+        except NotFoundError:
+            return []
+        except (StoreUnavailableError, StoreTimeoutError):
+            raise
+        except StoreError as error:  # not all servers can, nor may all who remove objects
+            _log.warning("uploads that were never ended may be left: %s", error)
+            return []
 
     def _keys(self) -> builtins.list[str]:
         """Return the keys of everything that there is, what listings hide too."""
@@ -306,7 +332,7 @@ class CheckpointStore:
 def _is_left(key: str, whole: set[tuple[str, int]], steps: set[int]) -> bool:
     found = layout.id_of(key)
     if key.endswith(TEMPORARY):
-        return True
+        return False  # it goes as an upload does
     if key.startswith(layout.SHARDS):
         if found is None:
             return False  # somebody else's

@@ -1,4 +1,4 @@
-"""The verb that deletes: single objects, many, and all below a prefix.
+"""The verbs that remove: single objects, many, all below a prefix, and what killed writers have left.
 
 Floor 6. Knows the public contract, and how many requests are worth sending at once; must not know any backend.
 """
@@ -11,13 +11,17 @@ from collections.abc import Sequence
 
 from s3dlio import listing
 from s3dlio.api import current_token, store_of
+from s3dlio.cancel import CancellationToken
 from s3dlio.crew import map_all
 from s3dlio.errors import OptionError, UriError
+from s3dlio.stores.upload import Pending
 from s3dlio.uri import Uri, parse
 
 #: S3 takes a thousand keys in one request; so many such requests are under way at once.
 _DELETED_TOGETHER = 1000
 _DELETES_AT_ONCE = 4
+_ABORTS_AT_ONCE = 16
+_DAY_S = 86_400.0
 
 
 def delete(
@@ -50,6 +54,50 @@ def delete(
             raise UriError(msg, uri=text, operation="delete")
     if not recursive:
         _delete_exactly([parse(text) for text in given])
+
+
+def abort_uploads(uri_prefix: str, *, older_than_s: float = _DAY_S) -> list[str]:
+    """Remove what killed writers have left: uploads by parts that were never ended, and hidden files of drafts.
+
+    No listing shows such parts, and they cost what objects cost. On S3 and Google Cloud Storage each upload takes two
+    requests, and the permissions to list uploads and their parts and to abort them (``ListBucketMultipartUploads``,
+    ``ListMultipartUploadParts``, ``AbortMultipartUpload``; ``storage.multipartUploads.*``). Azure drops blocks of which
+    no blob was made after a week by itself, and has no request for it; in ``memory://`` and behind fsspec there is
+    nothing to find. MinIO tells of uploads of one named object or of a whole bucket only, and drops all after a day by
+    itself. Thread-safe.
+
+    Args:
+        uri_prefix: A bucket, an object, or a prefix, taken as a directory.
+        older_than_s: Leave uploads that were begun, or have got a part, within so many seconds (by the server's
+            clock), and files that were written within them. What a streaming writer of this machine has open stays,
+            however old.
+
+    Returns:
+        The URIs, sorted: of an upload that of the object that it was to become; of a draft that of the hidden file.
+
+    Raises:
+        OptionError: ``older_than_s`` is negative.
+        NotFoundError: There is no such bucket.
+        AccessDeniedError: Uploads may not be listed or aborted.
+        StoreError: The server cannot list uploads, or does not abort one.
+
+    Example:
+        >>> import s3dlio
+        >>> s3dlio.abort_uploads("memory://bucket/runs/")
+        []
+    """
+    if not older_than_s >= 0:
+        msg = f"older_than_s must be seconds, 0 or more, not {older_than_s}"
+        raise OptionError(msg, uri=uri_prefix, operation="abort_uploads")
+    where = parse(uri_prefix)
+    store, token = store_of(where), current_token()
+    old = [it for it in store.pending(where, token) if it.age_s is not None and it.age_s >= older_than_s]
+
+    def abandon(upload: Pending, token: CancellationToken) -> bool:
+        return store.abandon(where, upload, older_than_s, token)
+
+    done = map_all(abandon, old, _ABORTS_AT_ONCE, token)
+    return sorted(str(where.with_key(upload.key)) for upload, is_gone in zip(old, done, strict=True) if is_gone)
 
 
 def _delete_exactly(uris: list[Uri]) -> None:

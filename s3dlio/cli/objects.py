@@ -257,11 +257,20 @@ def rm(
     pattern: Pattern = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would go, delete nothing.")] = False,
+    pending: Annotated[
+        bool, typer.Option("--pending", help="Not objects, but what killed writers have left for more than a day.")
+    ] = False,
 ) -> None:
     """Delete objects; one that is not there is fine. With -r it asks first."""
     from s3dlio import removal
 
     places = [from_path_or_uri(uri) for uri in uris]
+    if pending:
+        if recursive or dry_run or pattern is not None:
+            msg = "--pending goes without -r, -p and -n"
+            raise Misused(msg)
+        _abort_uploads(places)
+        return
     _check_removal(places, pattern, recursive=recursive)
     if dry_run:
         _show_removal(places, pattern, recursive=recursive)
@@ -272,6 +281,17 @@ def rm(
         removal.delete(place, recursive, pattern=pattern)
     if current().as_json:
         show.json_line({"deleted": places, "recursive": recursive})
+
+
+def _abort_uploads(places: list[str]) -> None:
+    from s3dlio import removal
+
+    gone = [uri for place in places for uri in removal.abort_uploads(place)]
+    if current().as_json:
+        show.json_line({"aborted": gone})
+        return
+    for uri in gone:
+        show.line(uri)
 
 
 def _check_removal(places: list[str], pattern: str | None, *, recursive: bool) -> None:

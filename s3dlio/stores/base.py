@@ -23,13 +23,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 from s3dlio.cancel import CancellationToken
-from s3dlio.errors import S3dlioError
 from s3dlio.options import StoreOptions, resolve
 from s3dlio.pace import Pace
-from s3dlio.stores.upload import Limits, Upload
+from s3dlio.stores.stretch import Plan, Stretch, Wanted
+from s3dlio.stores.upload import Limits, Pending, Upload
 from s3dlio.uri import Uri
 from s3dlio.wire.sweep import Landed
 from s3dlio.wire.transport import Place, Version
@@ -37,8 +37,9 @@ from s3dlio.wire.transport import Place, Version
 #: What a lane gives: see :meth:`Store.lane`.
 Reader = Callable[[Uri, int, int, Place], Version]
 
-__all__ = ["Entry", "ObjectInfo", "Place", "PutOptions", "Reader", "Store", "Version"]
-
+__all__ = [
+    "Entry", "ObjectInfo", "Place", "Plan", "PutOptions", "Reader", "Store", "Stretch", "Version", "Wanted",
+]  # fmt: skip
 
 #: Media type of what stands for a directory.
 DIRECTORY_TYPE = "application/x-directory"
@@ -152,60 +153,6 @@ class SizeCache:
     def clear(self) -> None:
         """Drop what is known of all objects."""
         self._seen.clear()
-
-
-class Wanted(NamedTuple):
-    """A range that is asked for.
-
-    Attributes:
-        owner: Who asks, with a method ``place`` as of :class:`s3dlio.wire.flow.Owner`.
-        uri: The object.
-        start: First byte.
-        limit: How many bytes.
-        is_all: Nothing that lies behind will be read.
-    """
-
-    owner: Any
-    uri: Uri
-    start: int
-    limit: int
-    is_all: bool
-
-
-class Stretch(Protocol):
-    """What :meth:`Store.flow` gives."""
-
-    @property
-    def pending(self) -> int:
-        """How many outcomes are still to be received."""
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for connections to be ready, see :meth:`Store.make_ready`."""
-
-    @property
-    def lacks(self) -> Uri:
-        """An object that connections are waited for."""
-
-    def ask(self, wanted: Sequence[Wanted]) -> None:
-        """Ask for first parts of objects, or of what lies behind a start.
-
-        See :meth:`receive` for what comes of it.
-        """
-
-    def receive(self) -> list[tuple[Any, tuple[int, str] | S3dlioError | None]]:
-        """Wait for answers, read some into memory, and return who asked and what has come of it.
-
-        That is the object's size, and its entity tag where more is to be read; or the error that ``place`` has raised; or ``None``: the answer
-        was not the usual one, read it otherwise.
-        """
-
-
-class Plan(NamedTuple):
-    """How many threads read, and how many requests each has under way."""
-
-    threads: int
-    window: int
 
 
 class Store(abc.ABC):
@@ -347,6 +294,29 @@ class Store(abc.ABC):
         Raises:
             StoreError: It cannot be begun.
         """
+
+    def pending(self, _where: Uri, _token: CancellationToken) -> Iterator[Pending]:
+        """Yield what writers have begun and neither completed nor thrown away, and :meth:`abandon` can throw away.
+
+        Args:
+            _where: An object, or what all below it begins with, taken as a directory.
+            _token: Stops the listing.
+
+        Raises:
+            StoreError: It cannot be listed.
+        """
+        return iter(())
+
+    def abandon(self, _where: Uri, _upload: Pending, _idle_s: float, _token: CancellationToken) -> bool:
+        """Throw a pending upload away, unless a writer has done something for it within ``_idle_s`` seconds.
+
+        Returns:
+            Whether that was done: it may be running, completed or gone by now.
+
+        Raises:
+            StoreError: It cannot be thrown away.
+        """
+        return False
 
     #: Of a larger object the far side copies one stretch at a time (:meth:`s3dlio.stores.upload.Upload.copy`).
     copy_bytes: ClassVar[int] = 1 << 62

@@ -1,7 +1,8 @@
 """Uploads to Azure: blocks, and the list that makes a blob of them.
 
-Floor 2. Knows the two requests; must not know how they are signed. Azure has no request that throws blocks
-away: those of an upload that is not completed cannot be seen, and the service drops them after a week.
+Floor 2. Knows the two requests; must not know how they are signed. Azure has no request that throws the blocks of one
+upload away (to write a blob of that name would, and take those of running uploads along), so nothing here looks for
+them: the service drops what is not completed after a week.
 """
 
 from __future__ import annotations

@@ -1,15 +1,19 @@
 """A file under a hidden name, until it is whole.
 
 Floor 2. Knows paths, ``pwrite`` and ``fsync``; must not know anything of networks. What is published has
-reached the disk, and so has its name.
+reached the disk, and so has its name. Who writes for longer holds a lock on the file, which the kernel lets go when he
+dies: so drafts of the dead are told from those of the living.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
+import stat
+import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import ClassVar, Self
@@ -25,11 +29,15 @@ from s3dlio.uri import Uri
 TEMPORARY = ".s3dlio-partial"
 #: Of the final name in a hidden one: four bytes each, and the whole stays within the usual 255.
 _SHOWN_CHARS = 50
+_TOKEN_CHARS = 16
 #: One call writes at most this much, so that a cancelled write of a huge file ends soon.
 _STEP_BYTES = 64 * 1024 * 1024
 
 #: What a kernel or a file system says that does not copy between these two files.
 _NO_COPIES = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY})
+
+#: What a file system says that has no locks.
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
 
 _KINDS: dict[int, type[StoreError]] = {
     errno.ENOENT: NotFoundError,
@@ -77,12 +85,17 @@ class Draft:
         self._uri = uri
         self._final = uri.key
         self._folder, name = os.path.split(uri.key)
-        self._path = os.path.join(self._folder, f".{name[:_SHOWN_CHARS]}.{secrets.token_hex(8)}{TEMPORARY}")
+        self._path = os.path.join(self._folder, f"{_beginning(name)}{secrets.token_hex(_TOKEN_CHARS // 2)}{TEMPORARY}")
         _make_folder(self._folder)
         self._descriptor = self._open(self._path)
 
     def _open(self, path: str) -> int:
         return os.open(path, self.flags, 0o666)
+
+    def hold(self) -> None:
+        """Show for as long as it is open that somebody writes it, see :func:`is_held`."""
+        with contextlib.suppress(OSError):  # where there are no locks, the time of the last write must do
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, start: int, pieces: Sequence[memoryview], token: CancellationToken) -> None:
         """Write pieces of memory, one after the other, from a place in the file on."""
@@ -160,6 +173,64 @@ class Draft:
         self.discard()
 
 
+def drafts_at(path: str) -> Iterator[str]:
+    """Yield the paths of the drafts of a file, or of all below a directory (links to others are not followed)."""
+    if os.path.isdir(path):
+        for folder, _folders, files in os.walk(path, onerror=unless_missing):
+            yield from (os.path.join(folder, name) for name in files if name.endswith(TEMPORARY))
+        return
+    folder, name = os.path.split(path)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as scan:
+        yield from (item.path for item in scan if _is_draft_of(name, item.name))
+
+
+def idle_s(path: str) -> float | None:
+    """Return for how many seconds a draft has not been written, by this machine's clock; ``None``: there is none."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return max(0.0, time.time() - status.st_mtime) if stat.S_ISREG(status.st_mode) else None
+
+
+def is_held(path: str) -> bool:
+    """Tell whether somebody has a draft open to write it, as far as the file system knows of locks.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def unless_missing(error: OSError) -> None:
+    """Raise what a walk meets, unless something has gone meanwhile."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
+
+
+def _beginning(name: str) -> str:
+    return f".{name[:_SHOWN_CHARS]}."
+
+
+def _is_draft_of(name: str, other: str) -> bool:
+    beginning = _beginning(name)
+    return (
+        other.startswith(beginning)
+        and other.endswith(TEMPORARY)
+        and len(other) == len(beginning) + _TOKEN_CHARS + len(TEMPORARY)
+    )
+
+
 @noted_upload
 class FileUpload(Upload):
     """An upload to a file.
@@ -174,6 +245,7 @@ class FileUpload(Upload):
     def __init__(self, uri: Uri, draft: Draft, *, overwrite: bool, durable: bool = True) -> None:
         self._uri = uri
         self._draft = draft
+        draft.hold()  # it may be idle for long; a put never is, and a lock on a network's file system costs a round trip
         self._overwrite = overwrite
         self._durable = durable
 

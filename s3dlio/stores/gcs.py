@@ -7,7 +7,7 @@ interface serves an object's bytes at ``/bucket/key`` with ranges and conditions
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import base64_of
@@ -18,8 +18,10 @@ from s3dlio.stores.base import PutOptions, Version
 from s3dlio.stores.copying import copied, copy_fields
 from s3dlio.stores.credentials import BearerIdentity, FixedToken, GoogleIdentity
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
+from s3dlio.stores.pending import abandon_upload, pending_uploads
 from s3dlio.stores.rest import NO_QUERY, RestStore, counted, make_transport
 from s3dlio.stores.sigv4 import quote_key, quote_query
+from s3dlio.stores.upload import Pending
 from s3dlio.uri import Uri
 from s3dlio.version import VERSION
 from s3dlio.wire.transport import Call, Headers, Transport
@@ -96,6 +98,14 @@ class GcsStore(RestStore):
     def upload(self, uri: Uri, options: PutOptions, token: CancellationToken) -> MultipartUpload:
         """See :meth:`s3dlio.stores.base.Store.upload`. Google's uploads by parts know no conditions."""
         return MultipartUpload(self, uri, options, token, begin_headers={})
+
+    def pending(self, where: Uri, token: CancellationToken) -> Iterator[Pending]:
+        """See :meth:`s3dlio.stores.base.Store.pending`."""
+        return pending_uploads(self, where, token)
+
+    def abandon(self, where: Uri, upload: Pending, idle_s: float, token: CancellationToken) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.abandon`."""
+        return abandon_upload(self, where, upload, idle_s, token)
 
     def _page(self, prefix: Uri, token: CancellationToken, cursor: str, *, recursive: bool) -> xml.Page:
         query = {"list-type": "2", "prefix": prefix.key, "encoding-type": "url"}

@@ -12,6 +12,7 @@ import mimetypes
 import mmap
 import os
 import stat as stat_module
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import ClassVar
@@ -20,9 +21,9 @@ from s3dlio.cancel import CancellationToken
 from s3dlio.errors import NotFoundError, ObjectChangedError, RangeError, StoreError
 from s3dlio.options import StoreOptions
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Place, PutOptions, Store, Version, quoted
-from s3dlio.stores.draft import TEMPORARY, Draft, FileUpload, mapped, tag_of
+from s3dlio.stores.draft import TEMPORARY, Draft, FileUpload, drafts_at, idle_s, is_held, mapped, tag_of, unless_missing
 from s3dlio.stores.noted import noted
-from s3dlio.stores.upload import Limits
+from s3dlio.stores.upload import Limits, Pending
 from s3dlio.uri import Uri
 
 #: One pread moves at most this much, so that a cancelled read of a huge file ends soon.
@@ -140,6 +141,26 @@ class LocalStore(Store):
         with mapped(uri, "put"):
             return FileUpload(uri, self.draft(uri), overwrite=options.overwrite, durable=options.durable)
 
+    def pending(self, where: Uri, token: CancellationToken) -> Iterator[Pending]:
+        """See :meth:`s3dlio.stores.base.Store.pending`: the hidden files that hold what is being written."""
+        with mapped(where, "abort_uploads"):
+            for path in drafts_at(where.key):
+                token.check()
+                age_s = idle_s(path)
+                if age_s is not None:
+                    yield Pending(path, "", datetime.fromtimestamp(time.time() - age_s, UTC), age_s)
+
+    def abandon(self, where: Uri, upload: Pending, idle_for_s: float, token: CancellationToken) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.abandon`: never what a process of this machine has open."""
+        draft = where.with_key(upload.key)
+        with mapped(draft, "abort_uploads"), contextlib.suppress(FileNotFoundError):
+            age_s = idle_s(upload.key)
+            if age_s is None or age_s < idle_for_s or is_held(upload.key):
+                return False
+            self.delete([draft], token)
+            return True
+        return False
+
     def copy(self, source: Uri, target: Uri, version: Version, token: CancellationToken) -> bool:
         """See :meth:`s3dlio.stores.base.Store.copy`: by the kernel, which may share the blocks."""
         with mapped(source, "copy"), self._open(source) as descriptor:
@@ -217,7 +238,7 @@ class LocalStore(Store):
     def removable(self, prefix: Uri, token: CancellationToken) -> Iterator[Entry]:
         """See :meth:`s3dlio.stores.base.Store.removable`: links themselves, never what they lead to."""
         with mapped(prefix, "delete"):
-            for folder, folders, files in os.walk(prefix.key, onerror=_unless_missing):
+            for folder, folders, files in os.walk(prefix.key, onerror=unless_missing):
                 token.check()
                 links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
                 for name in (*files, *links):
@@ -247,11 +268,6 @@ def _tell(descriptor: int, start: int, length: int, advice: int) -> None:
     if advise is not None:
         with contextlib.suppress(OSError):  # a file system that takes no advice reads as well without
             advise(descriptor, start, length, advice)
-
-
-def _unless_missing(error: OSError) -> None:
-    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        raise error
 
 
 def _entry(item: os.DirEntry[str], path: str) -> Entry:

@@ -358,6 +358,8 @@ def counted(call: Call) -> Call:
 
 def _step_name(method: str, query: Mapping[str, str]) -> str:
     """Return what the operation log calls a request that is a step of an upload."""
+    if method == "GET":
+        return "LISTUPLOADS" if "uploads" in query else "LISTPARTS"
     if "partNumber" in query or query.get("comp") == "block":
         return "PUTPART"
     if "uploads" in query:

@@ -22,8 +22,10 @@ from s3dlio.stores.base import PutOptions, Version
 from s3dlio.stores.copying import copied, copy_fields
 from s3dlio.stores.credentials import AwsIdentity, AwsSettings, aws_settings
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
+from s3dlio.stores.pending import abandon_upload, pending_uploads
 from s3dlio.stores.rest import NO_QUERY, RestStore, counted, following, make_transport
 from s3dlio.stores.sigv4 import UNSIGNED, RangeSigner, Target, quote_key, quote_query, signed_headers
+from s3dlio.stores.upload import Pending
 from s3dlio.stores.window import Quick
 from s3dlio.uri import Uri
 from s3dlio.version import VERSION
@@ -223,6 +225,14 @@ class S3Store(RestStore):
         """See :meth:`s3dlio.stores.base.Store.upload`."""
         begin = {"x-amz-checksum-algorithm": "CRC32C"} if self.options.upload_checksum else {}
         return MultipartUpload(self, uri, options, token, begin_headers=begin)
+
+    def pending(self, where: Uri, token: CancellationToken) -> Iterator[Pending]:
+        """See :meth:`s3dlio.stores.base.Store.pending`."""
+        return pending_uploads(self, where, token)
+
+    def abandon(self, where: Uri, upload: Pending, idle_s: float, token: CancellationToken) -> bool:
+        """See :meth:`s3dlio.stores.base.Store.abandon`."""
+        return abandon_upload(self, where, upload, idle_s, token)
 
     def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
         """See :meth:`s3dlio.stores.base.Store.delete`. A thousand objects per request."""

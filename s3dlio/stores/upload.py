@@ -7,6 +7,7 @@ before :meth:`Upload.complete`, and nothing of it is left after :meth:`Upload.ab
 from __future__ import annotations
 
 import abc
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3dlio.cancel import CancellationToken
@@ -55,6 +56,22 @@ class Part(NamedTuple):
     pieces: tuple[memoryview, ...]
     length: int
     crc32c: int
+
+
+class Pending(NamedTuple):
+    """An upload that was begun and not ended.
+
+    Attributes:
+        key: Of the object that it was to become; of a file, the hidden one that holds what was written.
+        upload_id: The server's name for it, or an empty string.
+        initiated: When it was begun (a file: when it was last written), or ``None`` if that is not told.
+        age_s: Seconds since then by the clock of who told it, or ``None``.
+    """
+
+    key: str
+    upload_id: str
+    initiated: datetime | None
+    age_s: float | None
 
 
 class Upload(abc.ABC):

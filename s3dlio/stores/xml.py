@@ -20,6 +20,7 @@ from s3dlio.stores.pages import quick_keys, quick_rows
 from s3dlio.wire.head import Head, ProtocolError
 from s3dlio.wire.refusals import Fault
 
+_NOWHERE = "a listing says that it goes on, and not where"
 _MOST_DIGITS = 20  # of a size: no object is larger
 
 
@@ -95,8 +96,7 @@ def _s3_page(body: bytes) -> Page:
         return Page(entries, "")
     cursor = root.findtext("NextContinuationToken")
     if not cursor:
-        msg = "a listing says that it goes on, and not where"
-        raise ProtocolError(msg)
+        raise ProtocolError(_NOWHERE)
     return Page(entries, cursor)
 
 
@@ -187,6 +187,58 @@ def upload_id(body: bytes) -> str:
         msg = f"the server has begun an upload and does not name it: {body[:60]!r}"
         raise ProtocolError(msg)
     return found
+
+
+def parse_uploads(body: bytes) -> tuple[list[tuple[str, str, datetime | None]], dict[str, str]]:
+    """Parse a page of uploads that are pending: key, id and beginning of each, and what to ask the next page with.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    root = _rooted(body, "ListMultipartUploadsResult")
+    url_encoded = root.findtext("EncodingType") == "url"
+    found = [
+        (
+            _decoded(item.findtext("Key") or "", url_encoded),
+            item.findtext("UploadId") or "",
+            parse_time(item.findtext("Initiated") or ""),
+        )
+        for item in root.iterfind("Upload")
+    ]
+    if root.findtext("IsTruncated") != "true":
+        return found, {}
+    key, name = root.findtext("NextKeyMarker"), root.findtext("NextUploadIdMarker")
+    if not key:
+        raise ProtocolError(_NOWHERE)
+    return found, {"key-marker": _decoded(key, url_encoded), **({"upload-id-marker": name} if name else {})}
+
+
+def parse_part_times(body: bytes) -> tuple[list[datetime], str]:
+    """Parse a page of an upload's parts as far as their times go, and the number that the next page begins behind.
+
+    Raises:
+        ProtocolError: It is none, or a part tells no time.
+    """
+    root = _rooted(body, "ListPartsResult", "ListPartsResponse")  # the latter is moto's
+    times = [parse_time(item.findtext("LastModified") or "") for item in root.iterfind("Part")]
+    told = [when for when in times if when is not None]
+    if len(told) < len(times):
+        msg = "the server does not tell when the parts of an upload came"
+        raise ProtocolError(msg)
+    if root.findtext("IsTruncated") != "true":
+        return told, ""
+    marker = root.findtext("NextPartNumberMarker")
+    if not marker:
+        raise ProtocolError(_NOWHERE)
+    return told, marker
+
+
+def _rooted(body: bytes, *names: str) -> ET.Element:
+    root = parse(body)
+    if root.tag not in names:
+        msg = f"expected <{names[0]}>, got <{root.tag}>"
+        raise ProtocolError(msg)
+    return root
 
 
 def complete_request(parts: list[tuple[str, str]]) -> bytes:

@@ -20,6 +20,7 @@ from xml.sax.saxutils import escape
 
 from tests.servers.rules import (
     ListQuery,
+    PendingRow,
     Request,
     StoredObject,
     UnsatisfiableError,
@@ -27,7 +28,9 @@ from tests.servers.rules import (
     etag_of,
     listing_xml,
     parse_range,
+    parts_xml,
     tag_matches,
+    uploads_xml,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +75,8 @@ class _Upload:
     key: str
     request: Request
     parts: dict[int, bytes] = field(default_factory=dict)
+    begun_s: float = field(default_factory=time.time)
+    times_s: dict[int, float] = field(default_factory=dict)
 
 
 class XmlApi:
@@ -131,6 +136,9 @@ class XmlApi:
             self.remove_bucket(bucket)
             return Answer(204)
         objects = self.objects_of(bucket)
+        if "uploads" in request.query:
+            rows = [PendingRow(it.key, name, it.begun_s) for name, it in self._uploads.items() if it.bucket == bucket]
+            return Answer(200, uploads_xml(rows, request.query, self.page_size, _NAMESPACE), {"Content-Type": _XML})
         body = listing_xml(bucket, objects, ListQuery.from_query(request.query, self.page_size), _NAMESPACE)
         return Answer(200, body, {"Content-Type": _XML})
 
@@ -193,8 +201,11 @@ class XmlApi:
         if upload is None or (upload.bucket, upload.key) != (bucket, key):
             raise ApiError(404, "NoSuchUpload", "The requested upload was not found.")
         if request.method == "PUT":
-            upload.parts[int(request.query["partNumber"])] = request.body
+            number = int(request.query["partNumber"])
+            upload.parts[number], upload.times_s[number] = request.body, time.time()
             return Answer(200, b"", {"ETag": etag_of(request.body)})
+        if request.method == "GET":
+            return Answer(200, parts_xml(upload.times_s, request.query, self.page_size, _NAMESPACE))
         answer = Answer(204) if request.method == "DELETE" else self._complete(request, upload)
         del self._uploads[request.query["uploadId"]]
         return answer

@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape, unescape
+from xml.sax.saxutils import unescape
 
 from awscrt.checksums import crc32c
 
-from tests.servers.rules import etag_of
+from tests.servers.rules import PendingRow, etag_of, parts_xml, uploads_xml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +42,7 @@ class StoredPart:
     body: bytes
     etag: str
     crc32c: str
+    sent_s: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,13 @@ class Pending:
         path: Of the object it is to become.
         headers: Of the request that began it, by name in lower case.
         parts: What has arrived, by number.
+        begun_s: When it was begun, in seconds since the epoch.
     """
 
     path: str
     headers: Mapping[str, str]
     parts: dict[int, StoredPart] = field(default_factory=dict)
+    begun_s: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
@@ -128,15 +132,19 @@ class Uploads:
         self._find(name)
         del self.pending[name]
 
-    def listing(self, bucket: str) -> bytes:
+    def listing(self, bucket: str, query: Mapping[str, str], page_size: int) -> bytes:
         """Returns the body of the answer to a request for the uploads that are pending in a bucket."""
         start = f"/{bucket}/"
         rows = [
-            f"<Upload><Key>{escape(upload.path[len(start) :])}</Key><UploadId>{name}</UploadId></Upload>"
+            PendingRow(upload.path[len(start) :], name, upload.begun_s)
             for name, upload in self.pending.items()
             if upload.path.startswith(start)
         ]
-        return f"<ListMultipartUploadsResult>{''.join(rows)}</ListMultipartUploadsResult>".encode()
+        return uploads_xml(rows, query, page_size)
+
+    def parts(self, name: str, query: Mapping[str, str], page_size: int) -> bytes:
+        """Returns the body of the answer to a request for the parts of an upload."""
+        return parts_xml({number: part.sent_s for number, part in self._find(name).parts.items()}, query, page_size)
 
     def _find(self, name: str) -> Pending:
         if name not in self.pending:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class StoredObject:
     @property
     def iso_modified(self) -> str:
         """The time of writing in the form listings have."""
-        return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(self.modified_s))
+        return _iso(int(self.modified_s))
 
 
 def etag_of(body: bytes) -> str:
@@ -204,6 +204,67 @@ def listing_xml(
         f"<MaxKeys>{query.max_keys}</MaxKeys><IsTruncated>{truncated}</IsTruncated>{''.join(rows)}"
         "</ListBucketResult>"
     ).encode()
+
+
+@dataclass(frozen=True)
+class PendingRow:
+    """An upload by parts that was begun: key and id, and when, in seconds since the epoch."""
+
+    key: str
+    upload_id: str
+    begun_s: float
+
+
+def uploads_xml(
+    rows: Iterable[PendingRow], query: Mapping[str, str], page_size: int, namespace: str = S3_NAMESPACE
+) -> bytes:
+    """Returns the body of the answer to a request that lists uploads: by key, then by their beginning.
+
+    The id of ``upload-id-marker`` counts only with a ``key-marker``, and names the last one of the page before.
+    """
+    matching = [row for row in rows if row.key.startswith(query.get("prefix", ""))]
+    found = sorted(matching, key=lambda row: (row.key, row.begun_s))
+    after, after_id = query.get("key-marker", ""), query.get("upload-id-marker", "")
+    names = [row.upload_id for row in found if row.key == after]
+    left = set(names[names.index(after_id) + 1 :] if after_id in names else [])
+    found = [row for row in found if row.key > after or row.upload_id in left]
+    page = found[: min(page_size, int(query.get("max-uploads", page_size)))]
+    is_url = query.get("encoding-type") == "url"
+    told = quote if is_url else escape
+    parts = [
+        f"<Upload><Key>{told(row.key)}</Key><UploadId>{row.upload_id}</UploadId>"
+        f"<StorageClass>STANDARD</StorageClass><Initiated>{_iso(row.begun_s)}</Initiated></Upload>"
+        for row in page
+    ]
+    parts.append("<EncodingType>url</EncodingType>" if is_url else "")
+    if len(page) < len(found):
+        marks = f"<NextKeyMarker>{told(page[-1].key)}</NextKeyMarker>"
+        parts.append(f"{marks}<NextUploadIdMarker>{page[-1].upload_id}</NextUploadIdMarker>")
+    return _result("ListMultipartUploadsResult", namespace, parts, is_truncated=len(page) < len(found))
+
+
+def parts_xml(
+    times_s: Mapping[int, float], query: Mapping[str, str], page_size: int, namespace: str = S3_NAMESPACE
+) -> bytes:
+    """Returns the body of the answer to a request that lists the parts of an upload, whose times of writing are given."""
+    found = [number for number in sorted(times_s) if number > int(query.get("part-number-marker", "0"))]
+    page = found[: min(page_size, int(query.get("max-parts", page_size)))]
+    parts = [
+        f"<Part><PartNumber>{number}</PartNumber><LastModified>{_iso(times_s[number])}</LastModified></Part>"
+        for number in page
+    ]
+    if len(page) < len(found):
+        parts.append(f"<NextPartNumberMarker>{page[-1]}</NextPartNumberMarker>")
+    return _result("ListPartsResult", namespace, parts, is_truncated=len(page) < len(found))
+
+
+def _result(name: str, namespace: str, parts: list[str], *, is_truncated: bool) -> bytes:
+    more = f"<IsTruncated>{'true' if is_truncated else 'false'}</IsTruncated>"
+    return f'<?xml version="1.0" encoding="UTF-8"?><{name} xmlns="{namespace}">{more}{"".join(parts)}</{name}>'.encode()
+
+
+def _iso(when_s: float) -> str:
+    return time.strftime(f"%Y-%m-%dT%H:%M:%S.{int(when_s * 1000) % 1000:03d}Z", time.gmtime(when_s))
 
 
 def error_xml(code: str, message: str, **details: str) -> bytes:

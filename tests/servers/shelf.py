@@ -101,7 +101,7 @@ class Shelf:
             self.buckets.discard(bucket)
             return Reply(204)
         if "uploads" in request.query:
-            return _xml(200, self.uploads.listing(bucket))
+            return _xml(200, self.uploads.listing(bucket, request.query, self.page_size))
         start = len(f"/{bucket}/")
         paths = [path for path in self.objects if path.startswith(f"/{bucket}/")]
         objects = {path[start:]: self.stored(path) for path in paths}
@@ -151,6 +151,8 @@ class Shelf:
         if request.method == "PUT":
             part = self.uploads.add(name, int(request.query["partNumber"]), request.headers, request.body)
             return _empty(ETag=part.etag)
+        if request.method == "GET":
+            return _xml(200, self.uploads.parts(name, request.query, self.page_size))
         if request.method == "DELETE":
             self.uploads.abort(name)
             return Reply(204)
