@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from s3dlio.buffers import MIB, writable_bytes
-from s3dlio.compat.s3torchconnector.s3reader.s3reader import GetStreamCallable, S3Reader
+from s3dlio.compat.s3torchconnector.s3reader.s3reader import GetStreamCallable, S3Reader, check_integers
 from s3dlio.range_file import Source
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class DCPOptimizedS3Reader(S3Reader):
 
     def read(self, size: int | None = None, /) -> bytes:
         """Read bytes; ``None`` and what is negative read to the end."""
+        check_integers(self.uri, "read", 0 if size is None else size)
         file = self._file()
         rest = max(0, file.size - file.tell())
         memory = bytearray(rest if size is None or size < 0 else min(size, rest))

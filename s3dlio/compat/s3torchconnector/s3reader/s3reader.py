@@ -170,7 +170,12 @@ class S3Reader(io.BufferedIOBase):
         return self._data
 
     def read(self, size: int | None = None, /) -> bytes:
-        """Read bytes; ``None`` and what is negative read to the end."""
+        """Read bytes; ``None`` and what is negative read to the end.
+
+        Raises:
+            OptionError: ``size`` is no integer.
+        """
+        check_integers(self.uri, "read", 0 if size is None else size)
         return self._file().read(size)
 
     def read1(self, size: int = -1, /) -> bytes:
@@ -191,9 +196,9 @@ class S3Reader(io.BufferedIOBase):
         Raises:
             OptionError: The place lies before the beginning, or is no number.
         """
-        given: tuple[object, object] = (offset, whence)
-        if not all(isinstance(number, int) for number in given):
-            msg = f"seek takes integers, not {offset!r} and {whence!r}"
+        check_integers(self.uri, "seek", offset, whence)
+        if whence not in {os.SEEK_SET, os.SEEK_CUR, os.SEEK_END}:
+            msg = f"whence must be SEEK_SET, SEEK_CUR or SEEK_END, not {whence}"
             raise OptionError(msg, uri=self.uri, operation="seek")
         file = self._file()
         return file.seek(min(file.seek(offset, whence), file.size))
@@ -231,6 +236,18 @@ class S3Reader(io.BufferedIOBase):
     def __repr__(self) -> str:
         """Show the address."""
         return f"{type(self).__name__}({self.uri!r})"
+
+
+def check_integers(uri: str, operation: str, *given: object) -> None:
+    """Check what a caller gave, before anything is asked for.
+
+    Raises:
+        OptionError: It is no integer.
+    """
+    for number in given:
+        if not isinstance(number, int):
+            msg = f"expected an integer, not {number!r}"
+            raise OptionError(msg, uri=uri, operation=operation)
 
 
 def _reopened(kind: type[S3Reader], arguments: tuple[Any, ...], place: int) -> S3Reader:
