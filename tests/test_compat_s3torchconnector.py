@@ -221,6 +221,7 @@ def test_settings_mean_what_they_say() -> None:
     options = config.options("eu-west-1", "http://127.0.0.1:1")
     assert (options.chunk_size, options.addressing_style, options.max_attempts) == (16 << 20, "path", 3)
     assert (options.profile, options.anonymous, options.region) == ("me", True, "eu-west-1")
+    assert S3ClientConfig(part_size=1000).options(None, None).chunk_size == 65536
     assert S3ReaderConstructor.get_reader_type_string(S3ReaderConstructor.range_based(0)) == "range_based"
     assert S3ReaderConstructor.get_reader_type_string(S3ReaderConstructor.dcp_optimized()) == "dcp_optimized"
     assert S3ReaderConstructor.get_reader_type_string(None) == "sequential"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from s3dlio.api import current_token
-from s3dlio.buffers import MIB
+from s3dlio.buffers import KIB, MIB
 from s3dlio.compat.s3torchconnector._user_agent import UserAgent
 from s3dlio.compat.s3torchconnector.s3reader.constructor import S3ReaderConstructor
 from s3dlio.compat.s3torchconnector.s3reader.s3reader import Place, S3Reader, S3ReaderConstructorProtocol
@@ -27,6 +27,8 @@ from s3dlio.uri import PATH_SCHEMES, Uri, parse_object
 from s3dlio.writer_options import WriterOptions
 
 _PAGE = 1000
+#: The least that this library reads at once; s3torchconnector takes any number.
+_LEAST_PART_BYTES = 64 * KIB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class S3ClientConfig:
 
     Attributes:
         throughput_target_gbps: Taken, and without effect: how much is in flight follows what the server shows.
-        part_size: Bytes of the parts in which large objects are read.
+        part_size: Bytes of the parts in which large objects are read, at least 64 KiB: less is taken as that.
         unsigned: Send unsigned requests (public buckets).
         force_path_style: Name the bucket in the path, not in the host's name.
         max_attempts: Tries per request.
@@ -68,11 +70,12 @@ class S3ClientConfig:
         if self.requester_pays:
             msg = "buckets whose requesters pay are not supported; leave requester_pays at False"
             raise OptionError(msg)
+        part_bytes = max(self.part_size, _LEAST_PART_BYTES)
         return StoreOptions(
             region=region,
             endpoint_url=endpoint,
-            chunk_size=self.part_size,
-            min_split_size=self.part_size,
+            chunk_size=part_bytes,
+            min_split_size=part_bytes,
             anonymous=self.unsigned,
             addressing_style="path" if self.force_path_style else "auto",
             max_attempts=self.max_attempts,
