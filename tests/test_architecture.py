@@ -29,7 +29,11 @@ _MOST_LINES = 450
 #: Framework -> the room that may import it, beside what plays a library of that framework.
 _FRAMEWORKS = {"torch": "s3dlio.torch", "jax": "s3dlio.jax", "tensorflow": "s3dlio.tf"}
 
-_PLAYED = {"torch": {"s3dlio.compat.s3torchconnector"}}
+_PLAYED_ROOM = "s3dlio.compat.s3torchconnector"
+_PLAYED_PLACES = (
+    "s3map_dataset", "s3iterable_dataset", "lightning", "dcp.s3_file_system", "dcp.s3_prefix_strategy",
+)  # fmt: skip
+_PLAYED = {"torch": {f"{_PLAYED_ROOM}.{place}" for place in _PLAYED_PLACES}}
 
 
 @cache

@@ -108,7 +108,7 @@ def test_a_spawned_worker_has_what_it_needs(prefix: str) -> None:
     dataset = S3MapDataset.from_prefix(prefix, transform=_name_and_bytes)
     again = pickle.loads(pickle.dumps(dataset))
     assert again[5] == _WANTED[5]
-    assert pickle.loads(pickle.dumps(S3IterableDataset.from_prefix(prefix)))._catalog.uri(0).key.endswith("00")
+    assert pickle.loads(pickle.dumps(S3IterableDataset.from_prefix(prefix)))._objects().uri(0).key.endswith("00")
 
 
 def test_a_reader_is_a_binary_file(prefix: str) -> None:
@@ -171,8 +171,9 @@ def test_an_empty_prefix_is_an_empty_dataset_and_a_missing_bucket_an_error(rclon
         if "s3://connector" not in s3dlio.list_containers():
             s3dlio.create_bucket("connector")
         assert len(S3MapDataset.from_prefix("s3://connector/nothing/", region="us-east-1")) == 0
+        missing = S3MapDataset.from_prefix("s3://no-such-bucket/", region="us-east-1")
         with pytest.raises(S3Exception):
-            S3MapDataset.from_prefix("s3://no-such-bucket/", region="us-east-1")
+            len(missing)
 
 
 def test_a_checkpoint_is_saved_and_loaded_by_torch(prefix: str) -> None:
@@ -220,11 +221,12 @@ def test_settings_mean_what_they_say() -> None:
     options = config.options("eu-west-1", "http://127.0.0.1:1")
     assert (options.chunk_size, options.addressing_style, options.max_attempts) == (16 << 20, "path", 3)
     assert (options.profile, options.anonymous, options.region) == ("me", True, "eu-west-1")
+    assert S3ClientConfig(part_size=1000).options(None, None).chunk_size == 65536
     assert S3ReaderConstructor.get_reader_type_string(S3ReaderConstructor.range_based(0)) == "range_based"
     assert S3ReaderConstructor.get_reader_type_string(S3ReaderConstructor.dcp_optimized()) == "dcp_optimized"
     assert S3ReaderConstructor.get_reader_type_string(None) == "sequential"
     with pytest.raises(TypeError, match="S3ReaderConstructor"):
-        S3MapDataset.from_objects(["s3://b/x"], reader_constructor=lambda **_: None)
+        S3MapDataset.from_objects(["s3://b/x"], reader_constructor="sequential")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +246,10 @@ def test_settings_mean_what_they_say() -> None:
         (S3Client.get_object, "self bucket key object_info reader_constructor"),
         (S3Client.put_object, "self bucket key storage_class"),
         (S3Client.list_objects, "self bucket prefix delimiter max_keys"),
-        (S3ClientConfig, "throughput_target_gbps part_size unsigned force_path_style max_attempts profile"),
+        (
+            S3ClientConfig,
+            "throughput_target_gbps part_size unsigned force_path_style max_attempts profile requester_pays",
+        ),
     ],
 )
 def test_arguments_have_s3torchconnectors_names_and_order(function: Any, names: str) -> None:

@@ -7,12 +7,16 @@ know torch. Users import all this from :mod:`s3dlio.compat.s3torchconnector`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from s3dlio.api import current_token
-from s3dlio.buffers import MIB
-from s3dlio.compat.connector_files import ReaderKind, S3Reader, S3Writer, kind_of
+from s3dlio.buffers import KIB, MIB
+from s3dlio.compat.s3torchconnector._user_agent import UserAgent
+from s3dlio.compat.s3torchconnector.s3reader.constructor import S3ReaderConstructor
+from s3dlio.compat.s3torchconnector.s3reader.s3reader import Place, S3Reader, S3ReaderConstructorProtocol
+from s3dlio.compat.s3torchconnector.s3writer import S3Writer, Upload
 from s3dlio.errors import OptionError
 from s3dlio.object_store import ObjectStore
 from s3dlio.options import StoreOptions
@@ -23,6 +27,8 @@ from s3dlio.uri import PATH_SCHEMES, Uri, parse_object
 from s3dlio.writer_options import WriterOptions
 
 _PAGE = 1000
+#: The least that this library reads at once; s3torchconnector takes any number.
+_LEAST_PART_BYTES = 64 * KIB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +37,15 @@ class S3ClientConfig:
 
     Attributes:
         throughput_target_gbps: Taken, and without effect: how much is in flight follows what the server shows.
-        part_size: Bytes of the parts in which large objects are read.
+        part_size: Bytes of the parts in which large objects are read, at least 64 KiB: less is taken as that.
         unsigned: Send unsigned requests (public buckets).
         force_path_style: Name the bucket in the path, not in the host's name.
         max_attempts: Tries per request.
         profile: Name of an AWS profile.
+        requester_pays: Not supported: buckets whose requesters pay cannot be read.
+
+    Raises:
+        OptionError: Requests are to be unsigned, and to be paid for.
     """
 
     throughput_target_gbps: float = 10.0
@@ -44,14 +54,28 @@ class S3ClientConfig:
     force_path_style: bool = False
     max_attempts: int = 10
     profile: str | None = None
+    requester_pays: bool = False
+
+    def __post_init__(self) -> None:
+        if self.requester_pays and self.unsigned:
+            msg = "unsigned=True cannot be combined with requester_pays=True: somebody must sign, and pay"
+            raise OptionError(msg)
 
     def options(self, region: str | None, endpoint: str | None) -> StoreOptions:
-        """Return the same by this library's names."""
+        """Return the same by this library's names.
+
+        Raises:
+            OptionError: The requester is to pay.
+        """
+        if self.requester_pays:
+            msg = "buckets whose requesters pay are not supported; leave requester_pays at False"
+            raise OptionError(msg)
+        part_bytes = max(self.part_size, _LEAST_PART_BYTES)
         return StoreOptions(
             region=region,
             endpoint_url=endpoint,
-            chunk_size=self.part_size,
-            min_split_size=self.part_size,
+            chunk_size=part_bytes,
+            min_split_size=part_bytes,
             anonymous=self.unsigned,
             addressing_style="path" if self.force_path_style else "auto",
             max_attempts=self.max_attempts,
@@ -95,7 +119,7 @@ class S3Client:
     Args:
         region: S3 region; default: the environment's.
         endpoint: ``http(s)://host[:port]`` of an S3-compatible server.
-        user_agent: Taken, and without effect.
+        user_agent: What this client calls itself; it is not sent.
         s3client_config: The rest.
         scheme: Of the URIs that buckets and keys stand for.
 
@@ -112,7 +136,7 @@ class S3Client:
         region: str | None = None,
         *,
         endpoint: str | None = None,
-        user_agent: object = None,
+        user_agent: UserAgent | None = None,
         s3client_config: S3ClientConfig | None = None,
         scheme: str = "s3",
     ) -> None:
@@ -121,7 +145,14 @@ class S3Client:
         self.s3client_config = s3client_config or S3ClientConfig()
         self.options = self.s3client_config.options(region, endpoint)
         self.scheme = scheme
+        self.user_agent_prefix = (user_agent or UserAgent()).prefix
         self._verbs = ObjectStore(self.options)
+
+    def of_scheme(self, scheme: str) -> S3Client:
+        """Return the client of another scheme's objects; buckets on S3 are this one's."""
+        if scheme in ("s3", self.scheme):
+            return self
+        return S3Client(self.region, endpoint=self.endpoint, s3client_config=self.s3client_config, scheme=scheme)
 
     def _uri(self, bucket: str, key: str) -> Uri:
         if not bucket and self.scheme not in PATH_SCHEMES:
@@ -130,17 +161,29 @@ class S3Client:
         return Uri(self.scheme, bucket, key)
 
     def get_object(
-        self, bucket: str, key: str, *, object_info: object = None, reader_constructor: ReaderKind | None = None
+        self,
+        bucket: str,
+        key: str,
+        *,
+        object_info: S3ObjectInfo | HeadObjectResult | None = None,
+        reader_constructor: S3ReaderConstructorProtocol | None = None,
     ) -> S3Reader:
         """Return an object's reader. Nothing is asked for yet; what is missing raises at the first read.
 
         Args:
             bucket: The bucket.
             key: The key in it.
-            object_info: Taken, and without effect: the first answer tells the size.
-            reader_constructor: How to read it.
+            object_info: What is known of it; ours need it not, since the first answer tells the size.
+            reader_constructor: How to read it: see :class:`S3ReaderConstructor`, or a function of your own.
         """
-        return S3Reader(self._uri(bucket, key), self.options, kind_of(reader_constructor))
+        info = functools.partial(self.head_object, bucket, key)
+        make = reader_constructor or S3ReaderConstructor.default()
+        return make(
+            bucket=bucket,
+            key=key,
+            get_object_info=info if object_info is None else functools.partial(_itself, object_info),
+            get_stream=Place(self._uri(bucket, key), self.options),
+        )
 
     def put_object(self, bucket: str, key: str, storage_class: str | None = None) -> S3Writer:
         """Return a writer of an object.
@@ -152,7 +195,7 @@ class S3Client:
             msg = "storage_class cannot be chosen here; set it by the bucket's lifecycle rules"
             raise OptionError(msg)
         where = parse_object(str(self._uri(bucket, key)), "put_object")
-        return S3Writer(self._verbs.create_writer(str(where), WriterOptions(compression="none")))
+        return S3Writer(Upload(self._verbs.create_writer(str(where), WriterOptions(compression="none"))))
 
     def list_objects(
         self, bucket: str, prefix: str = "", delimiter: str = "", max_keys: int = _PAGE
@@ -192,6 +235,10 @@ class S3Client:
         with self.put_object(dst_bucket, dst_key) as target:
             for piece in RemoteObject(open_store(source, self.options), source, token=current_token()).chunks():
                 target.write(piece)
+
+
+def _itself(info: S3ObjectInfo | HeadObjectResult) -> S3ObjectInfo | HeadObjectResult:
+    return info
 
 
 def _page(entries: list[Entry]) -> ListObjectResult:
