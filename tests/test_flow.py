@@ -19,10 +19,12 @@ from s3dlio.uri import Uri
 from tests.patience import eventually
 from tests.reading import impatient
 from tests.servers.faults import CloseIdle, Latency, s3_error
+from tests.test_wire_faults import HARMLESS, PASSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.servers.fault_kinds import Fault
     from tests.servers.faults import FaultOrigin
 
 SIZE = 20 * KIB
@@ -153,3 +155,14 @@ def test_a_window_in_use_ends_with_its_token(origin: FaultOrigin, open_store: Ca
 class _Owner:
     def place(self, _size: int) -> memoryview:
         return memoryview(bytearray(100))
+
+
+@pytest.mark.parametrize("fault", [*HARMLESS.values(), *PASSING.values()], ids=[*HARMLESS, *PASSING])
+def test_any_answer_is_dealt_with_among_others(
+    origin: FaultOrigin, open_store: Callable[..., S3Store], fault: Fault
+) -> None:
+    uris = fill(origin, 60)
+    for number in range(20, 60, 4):
+        origin.plan(f"/bucket/{number}", fault)
+        origin.plan(f"/bucket/{number + 1}", fault)
+    come_in(origin, open_store(), uris)
