@@ -337,7 +337,8 @@ class Batch(Gang):
             if self._openers:
                 return
             some = max(_FEW_OPENERS, (flow.pending - flow.waiting) // 2)
-            count = self._openers = min(flow.waiting, some, _MOST_OPENERS)
+            # They are kept as idle ones until the flow takes them: no more than may be.
+            count = self._openers = min(flow.waiting, some, _MOST_OPENERS, self.store.options.max_connections)
         crew = CREW.get()
         for _ in range(count):
             crew.start(functools.partial(self._open, flow.lacks))

@@ -128,6 +128,15 @@ def test_a_late_store_gets_as_many_connections_as_are_of_use(
     assert 16 <= origin.connections <= 32
 
 
+def test_connections_are_not_made_in_vain_where_few_are_kept(
+    origin: FaultOrigin, open_store: Callable[..., S3Store]
+) -> None:
+    uris = fill(origin, 600)
+    origin.plan_all(*[Latency(0.03)] * 600)
+    come_in(origin, open_store(max_connections=1), uris, in_flight=16)
+    assert origin.connections <= 2 * 16
+
+
 def test_connections_that_the_server_closes_meanwhile_are_replaced(
     origin: FaultOrigin, open_store: Callable[..., S3Store]
 ) -> None:
