@@ -13,6 +13,7 @@ it, or ``sys.exit``, it is finished as well. What is killed, or ends by ``os._ex
 from __future__ import annotations
 
 import atexit
+import contextlib
 import csv
 import io
 import logging
@@ -215,10 +216,10 @@ class Recorder:
         if len(self._lines) + self._more <= _MOST_LINES:
             return
         if self.lossy:
-            _, entry = self._lines.pop()
-            self.lost += len(entry.numbers) if isinstance(entry, Gets) else 1
-            if isinstance(entry, Gets):
-                self._more -= len(entry.numbers) - 1
+            with contextlib.suppress(IndexError):  # all of them are being written meanwhile
+                count = _count(self._lines.pop()[1])
+                self.lost += count
+                self._more -= count - 1
             return
         if self._thread is None:
             self._write()
@@ -250,7 +251,7 @@ class Recorder:
         if self._file is None:
             self.open()
         text = "".join(self._rows(taken))
-        count = sum(len(entry.numbers) if isinstance(entry, Gets) else 1 for _, entry in taken)
+        count = sum(_count(entry) for _, entry in taken)
         if _needs_quotes(text, count):
             quoted = io.StringIO()
             fields = [self._fields(index, *pair) for index, pair in enumerate(_single(taken), self._index)]
@@ -359,6 +360,10 @@ def _three_digits() -> Any:
     import numpy as np  # noqa: PLC0415 - as above
 
     return np.frombuffer("".join([f"{number:03d}" for number in range(1000)]).encode(), np.uint8).reshape(1000, 3)
+
+
+def _count(entry: Line | Gets) -> int:
+    return len(entry.numbers) if isinstance(entry, Gets) else 1
 
 
 def _single(taken: list[tuple[int, Line | Gets]]) -> Iterator[tuple[int, Line]]:

@@ -23,7 +23,7 @@ import s3dlio
 from s3dlio import recorder
 from s3dlio.errors import FormatError, NotFoundError, OptionError, StoreError, UriError
 from s3dlio.oplog_reading import Operation
-from s3dlio.recorder import Line, now
+from s3dlio.recorder import Gets, Line, now
 from s3dlio.retry import RetryPolicy
 from s3dlio.uri import Uri, parse
 from tests.contract_base import blob, in_child, unique
@@ -598,3 +598,53 @@ def test_lines_are_written_as_csv_writes_them_with_and_without_need_of_quotes(tm
         with open(log.path, newline="") as file:
             rows = list(csv.reader(file, delimiter="\t"))
         assert rows[1:] == [[str(field) for field in log._fields(n, 7, line)] for n, line in enumerate(lines)]
+
+
+def _gets(starts: list[int], names: list[str]) -> Gets:
+    gets = Gets("http://h", {n: Uri("s3", "b" if n % 2 else "", name) for n, name in enumerate(names)})
+    for number, start in enumerate(starts):
+        gets.note(number, start, start + 7, 10 * number)
+        gets.ends[-1] = start + 1_000 * number + 9
+    return gets
+
+
+@pytest.mark.parametrize("step", [1_000, 300_000_000], ids=["within a second", "over some"])
+@pytest.mark.parametrize("odd", ["", '"\t'], ids=["plain", "with need of quotes"])
+def test_gets_that_come_together_are_written_as_single_ones(tmp_path: Path, step: int, odd: str) -> None:
+    begun = now() // 10**9 * 10**9
+    gets = _gets([begun + n * step for n in range(12)], [f"k{odd}{n}" for n in range(12)])
+    single = Line("STAT", "http://h", Uri("s3", "b", "x"), begun, 0, begun + 5)
+    texts = []
+    for entries in ([single, gets, single], [single, *gets.lines(), single]):
+        log = recorder.Recorder(str(tmp_path / "log.tsv"))
+        log._offset = 0
+        log.open()
+        log._put([(7, entry) for entry in entries])
+        log.finish()
+        texts.append((tmp_path / "log.tsv").read_text())
+    assert texts[0] == texts[1]
+    assert texts[0].count("\n") == 15
+
+
+@pytest.mark.parametrize("lossy", [False, True])
+def test_no_get_is_lost_untold_however_many_come_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, lossy: bool
+) -> None:
+    monkeypatch.setattr(recorder, "_MOST_LINES", 50)
+    monkeypatch.setattr(recorder, "_WAKE_LINES", 20)
+    s3dlio.init_op_log(tmp_path / "ops.tsv", lossy=lossy)
+    log = recorder.active
+    assert log is not None
+
+    def add() -> None:
+        for _ in range(50):
+            log.add_gets(_gets([now()] * 10, ["k"] * 10))
+
+    threads = [threading.Thread(target=add) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    s3dlio.finalize_op_log()
+    assert len(_rows(tmp_path / "ops.tsv")) + log.lost == 4000
+    assert lossy or not log.lost

@@ -54,8 +54,8 @@ class Stretch(Protocol):
     def receive(self) -> list[tuple[Any, tuple[int, str] | S3dlioError | None]]:
         """Wait for answers, read some into memory, and return who asked and what has come of it.
 
-        That is the object's size, and its entity tag where more is to be read; or the error that ``place`` has raised; or ``None``: the answer
-        was not the usual one, read it otherwise.
+        That is the object's size, and its entity tag where more is to be read; or the error that ``place`` has
+        raised; or ``None``: the answer was not the usual one, read it otherwise.
         """
 
 

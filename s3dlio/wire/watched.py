@@ -77,9 +77,8 @@ class WatchedSweep(Sweep):
     def __init__(self, client: Client, token: CancellationToken, window: int, uris: Mapping[int, Uri]) -> None:
         super().__init__(client, token, window)
         self._uris = uris
-        self._begun: deque[tuple[int, int]] = (
-            deque()
-        )  # numbers and when they were asked for; in step with the live ones
+        #: Numbers and when they were asked for, in step with the live ones.
+        self._begun: deque[tuple[int, int]] = deque()
         self._gets = Gets(client.label, uris)
 
     def run(self, asked: Iterator[Asked], limit: int, landed: Landed) -> list[int]:

@@ -20,7 +20,8 @@ class S3IterableDataset(Objects, IterableDataset[Any]):
     """Objects one after the other, read ahead. Make it by :meth:`from_prefix` or :meth:`from_objects`.
 
     They are listed when the first of them is asked for, and once: workers that are spawned get the list, those that
-    are forked make their own. Without ``enable_sharding`` each rank and each DataLoader worker yields all of them, as s3torchconnector does.
+    are forked make their own. Without ``enable_sharding`` each rank and each DataLoader worker yields all of them, as
+    s3torchconnector does.
     """
 
     _sort = "iterable"
