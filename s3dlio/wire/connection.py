@@ -26,6 +26,8 @@ BUSY_STATUS = (b"503", b"429")
 #: Size of an object, and the two header lines that bring a whole object of that size.
 _NOTHING_USUAL = (-1, b"\0", b"\0")
 _WAITALL = getattr(socket, "MSG_WAITALL", 0)
+#: Pieces of a body that one call sends; the kernel takes 1,024.
+_PIECES_TOGETHER = 64
 
 
 class Connection(Channel):
@@ -75,13 +77,27 @@ class Connection(Channel):
         self.received = 0
         self._left = self._begin = self._end = 0
         try:
-            self._socket.sendall(head)
-            self._send_body(body)
+            left = self._send_together(head, body) if self._plain and body else self._send_head(head, body)
+            self._send_body(left)
         except BlockingIOError as error:
             msg = f"the server took no data for {self.timeouts.read_s:g} s"
             raise TimeoutError(msg) from error
         # From here on: that a body of any size leaves is seen to by the send's own timeout.
         self._deadline = Deadline(self.timeouts.exchange_s)
+
+    def _send_head(self, head: bytes, body: Sequence[memoryview]) -> Sequence[memoryview]:
+        self._socket.sendall(head)
+        return body
+
+    def _send_together(self, head: bytes, body: Sequence[memoryview]) -> Sequence[memoryview]:
+        """Send the head and the body's first pieces by one call, which wakes the server once; return what is left."""
+        pieces = [memoryview(head), *body[:_PIECES_TOGETHER]]
+        sent = self._socket.sendmsg(pieces)
+        while pieces and sent >= len(pieces[0]):
+            sent -= len(pieces.pop(0))
+        if pieces:
+            pieces[0] = pieces[0][sent:]
+        return [*pieces, *body[_PIECES_TOGETHER:]]
 
     def _send_body(self, body: Sequence[memoryview]) -> None:
         try:
