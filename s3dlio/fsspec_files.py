@@ -103,6 +103,16 @@ class ReadFile(RangeFile):
         self.cache = None
         super().close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed. fsspec's block cache sets it, as on its own files; that closes this one too."""
+        return super().closed
+
+    @closed.setter
+    def closed(self, value: bool) -> None:
+        if value != self.closed:
+            self.close()  # nobody opens a file by saying so: it stays closed
+
     def _fetch_range(self, start: int, stop: int) -> bytes:
         return bytes(self._source.read(start, min(stop, self.size)))
 

@@ -199,6 +199,23 @@ def test_any_of_fsspecs_caches_gives_the_same_bytes(fs: Any, cache_type: str) ->
         fs.open("plugin/x", cache_type="readahaed")
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # MMapCache
+@pytest.mark.parametrize("layer", ["blockcache", "filecache", "simplecache"])
+def test_a_local_cache_of_fsspecs_keeps_what_was_read(base: str, tmp_path: Path, layer: str) -> None:
+    uri, data = f"{base}/kept", np.random.default_rng(7).bytes(300_000)
+    with fsspec.open(uri, "wb") as file:
+        file.write(data)
+    how = {layer: {"cache_storage": str(tmp_path / "cache")}}
+    for _ in range(2):
+        with fsspec.open(f"{layer}::{uri}", "rb", **how) as file:
+            assert file.seek(200_000) == 200_000
+            assert file.read(1000) == data[200_000:201_000]
+            file.seek(0)
+            assert file.read() == data
+        assert file.closed
+    assert any((tmp_path / "cache").iterdir())
+
+
 def test_an_open_file_pickles_with_its_place_unless_the_object_was_replaced(fs: Any) -> None:
     fs.pipe("plugin/x", b"spam and eggs")
     file = fs.open("plugin/x")
