@@ -53,6 +53,19 @@ def test_objects_are_made_up_by_the_original_keywords(root: str) -> None:
         s3dlio.put(prefix=root, num=1, template="{}", size=1, data_gen_algorithm="randm")
 
 
+def test_what_processes_have_read_is_asked_for_by_name(tmp_path: Path) -> None:
+    s3dlio.put(prefix=f"file://{tmp_path}/", num=8, template="object_{}.dat", size=1 << 16, object_type="random")
+    told = s3dlio.mp_get(uri=f"file://{tmp_path}/", procs=2, num=8, template="object_{}.dat")
+    assert sum(worker["bytes"] for worker in told["workers"]) == told["total_bytes"] == 8 << 16
+    assert sum(worker["objects"] for worker in told["workers"]) == 8
+    for worker in told["workers"]:
+        assert worker["worker_id"] == worker.worker
+        assert worker["throughput_mb_s"] >= 0
+        assert set(worker) == {*dict(worker)} >= {"failed", "seconds"}
+    with pytest.raises(KeyError):
+        told["workers"][0]["none"]
+
+
 def test_a_bucket_is_made_when_objects_are_made_up(rclone: S3Server) -> None:
     with rclone.activate():
         bucket = unique("fresh")
@@ -331,6 +344,8 @@ def test_datasets_take_options_as_a_mapping(root: str) -> None:
         assert [bytes(dataset[number]) for number in range(4)] == [b"\0", b"\1", b"\2", b"\3"]
     with pytest.raises(TypeError, match="mapping"):
         s3dlio.create_dataset(f"{root}d/", ["invalid", "options"])  # type: ignore[arg-type]
+    with pytest.raises(s3dlio.UriError, match="empty path"):
+        s3dlio.create_dataset("")
     with pytest.raises(s3dlio.OptionError, match="batch_size"):
         s3dlio.create_dataset(f"{root}d/", {"batchsize": 3})
     listed = s3dlio.PyS3Dataset(f"{root}d/", {"prefetch": 2})
