@@ -389,6 +389,17 @@ def test_datasets_have_their_later_names() -> None:
     assert s3dlio.JaxIterable is s3dlio.S3JaxIterable
 
 
+def test_items_tell_how_long_they_are(root: str) -> None:
+    from s3dlio.compat.s3torchconnector import S3IterableDataset, S3MapDataset
+
+    for name, data in (("empty", b""), ("full", b"0123456789")):
+        s3dlio.put(f"{root}i/{name}", data)
+    for items in (list(S3IterableDataset.from_prefix(f"{root}i/")), list(S3MapDataset.from_prefix(f"{root}i/"))):
+        assert [(len(item), bool(item)) for item in items] == [(0, True), (10, True)]
+        assert items[1].read(4) == b"0123"
+        assert items[1].readall() == items[1].read_all() == items[1].read_bytes() == b"0123456789"
+
+
 # -- checkpoints ----------------------------------------------------------------------------------------
 
 
