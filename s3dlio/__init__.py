@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     )
     from s3dlio.arrays import read_npy, read_npz
     from s3dlio.async_loader import PackedBatch, create_async_loader
+    from s3dlio.async_loader import create_async_loader as PyS3AsyncDataLoader  # noqa: N812 - a class in the original
     from s3dlio.awaitable import (
         abort_uploads_async,
         copy_async,
@@ -60,13 +61,27 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.checkpoint.manifest import Manifest, ShardInfo
     from s3dlio.checkpoint_reader import CheckpointReader
     from s3dlio.checkpoint_store import CheckpointInfo, CheckpointStore
-    from s3dlio.checkpoint_store import CheckpointStore as PyCheckpointStore
     from s3dlio.checkpoint_writer import (
         CheckpointWriter,
         finalize_distributed_checkpoint,
         save_distributed_shard,
     )
     from s3dlio.checkpoints import load_checkpoint, load_checkpoint_with_validation, save_checkpoint
+    from s3dlio.compat.addresses import (
+        create_multi_endpoint_store,
+        create_multi_endpoint_store_from_env,
+        create_multi_endpoint_store_from_file,
+        create_multi_endpoint_store_from_template,
+    )
+    from s3dlio.compat.checkpoints import (
+        PyCheckpointInfo,
+        PyCheckpointReader,
+        PyCheckpointStore,
+        PyCheckpointStream,
+        PyCheckpointWriter,
+    )
+    from s3dlio.compat.datagen import Generator, py_default_data_gen_threads, py_total_cpus
+    from s3dlio.compat.dlio import LoadedItem as PyObjectItem
     from s3dlio.compat.dlio import (
         PyBytesAsyncDataLoader,
         PyDataset,
@@ -75,7 +90,9 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         get_bytes,
         list_full_uris,
     )
-    from s3dlio.compat.endpoints import MultiEndpointStore, create_multi_endpoint_store
+    from s3dlio.compat.dlio import PyDataset as PyS3Dataset
+    from s3dlio.compat.endpoints import MultiEndpointStore
+    from s3dlio.compat.loaders import PyAsyncDataLoader, PyAsyncDataLoaderIter, PyVecDataset
     from s3dlio.compat.original import (
         AzureConfig,
         AzureObjectStore,
@@ -85,20 +102,48 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         FileSystemObjectStore,
         GcsConfig,
         GcsObjectStore,
+        ObjectNotFoundError,
+        PyWriterOptions,
         RangeEngineConfig,
         S3Config,
         S3ObjectStore,
+        get_by_key,
         get_object,
+        list_keys,
         list_objects,
+        parse_s3_uri_full,
+        stat_key,
         stat_object,
     )
     from s3dlio.compat.parquet import (
         PyParquetIndex,
+        parquet_cache_clear,
+        parquet_cache_invalidate,
+        parquet_cache_len,
+        parquet_get_rg,
+        parquet_rg_row_offsets,
+    )
+    from s3dlio.compat.parquet_files import (
+        generate_and_write_parquet,
         generate_and_write_parquet_schema,
         generate_and_write_parquet_schema_streaming,
-        parquet_get_rg,
+        generate_parquet_bytes,
+        generate_parquet_bytes_schema,
     )
-    from s3dlio.datagen import generate_blocks, generate_data, generate_data_with_threads, generate_npz_bytes
+    from s3dlio.compat.settings import (
+        configure_s3,
+        gcs_get_channel_count,
+        gcs_get_rapid_mode,
+        gcs_set_channel_count,
+        gcs_set_rapid_mode,
+    )
+    from s3dlio.datagen import (
+        generate_blocks,
+        generate_data,
+        generate_data_with_threads,
+        generate_into_buffer,
+        generate_npz_bytes,
+    )
     from s3dlio.dataset import ObjectDataset, create_dataset
     from s3dlio.errors import (
         AccessDeniedError,
@@ -126,6 +171,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     from s3dlio.formats.example import decode_example, encode_example
     from s3dlio.hdf5 import open_hdf5
     from s3dlio.jax import S3JaxIterable
+    from s3dlio.jax import S3JaxIterable as JaxIterable
     from s3dlio.loader_options import LoaderOptions, PyLoaderOptions
     from s3dlio.log_setup import init_logging
     from s3dlio.mp_reading import mp_get
@@ -159,14 +205,16 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         create_tfrecord_index,
         get_tfrecord,
         get_tfrecord_index_entries,
+        index_tfrecord_bytes,
         iter_tfrecords,
         read_tfrecord_index,
     )
     from s3dlio.torch import S3IterableDataset, S3MapDataset
+    from s3dlio.torch import S3IterableDataset as ObjectStoreIterableDataset
+    from s3dlio.torch import S3MapDataset as ObjectStoreMapDataset
     from s3dlio.transfer.plan import Failure as TransferFailure
     from s3dlio.transfers import TransferResult, copy, download, upload
     from s3dlio.writer_options import WriterOptions
-    from s3dlio.writer_options import WriterOptions as PyWriterOptions
 
 _VERBS = (
     "ManyStats", "exists", "get", "get_into", "get_many", "get_many_stats", "get_range", "put",
@@ -187,8 +235,9 @@ _ERRORS = (
 
 _ORIGINAL = (
     "AzureConfig", "AzureObjectStore", "DirectIOConfig", "DirectIOObjectStore", "FileSystemConfig",
-    "FileSystemObjectStore", "GcsConfig", "GcsObjectStore", "RangeEngineConfig", "S3Config", "S3ObjectStore",
-    "get_object", "list_objects", "stat_object",
+    "FileSystemObjectStore", "GcsConfig", "GcsObjectStore", "ObjectNotFoundError", "PyWriterOptions", "RangeEngineConfig", "S3Config",
+    "S3ObjectStore", "get_by_key", "get_object", "list_keys", "list_objects", "parse_s3_uri_full", "stat_key",
+    "stat_object",
 )  # fmt: skip
 
 _DLIO = (
@@ -197,12 +246,30 @@ _DLIO = (
 )  # fmt: skip
 
 _PARQUET = (
-    "PyParquetIndex", "generate_and_write_parquet_schema", "generate_and_write_parquet_schema_streaming",
-    "parquet_get_rg",
+    "PyParquetIndex", "parquet_cache_clear", "parquet_cache_invalidate", "parquet_cache_len", "parquet_get_rg",
+    "parquet_rg_row_offsets",
+)  # fmt: skip
+_PARQUET_FILES = (
+    "generate_and_write_parquet", "generate_and_write_parquet_schema", "generate_and_write_parquet_schema_streaming",
+    "generate_parquet_bytes", "generate_parquet_bytes_schema",
+)  # fmt: skip
+
+_ADDRESSES = (
+    "create_multi_endpoint_store", "create_multi_endpoint_store_from_env", "create_multi_endpoint_store_from_file",
+    "create_multi_endpoint_store_from_template",
+)  # fmt: skip
+_ORIGINAL_CHECKPOINTS = (
+    "PyCheckpointInfo", "PyCheckpointReader", "PyCheckpointStore", "PyCheckpointStream", "PyCheckpointWriter",
+)  # fmt: skip
+_ORIGINAL_DATAGEN = ("Generator", "py_default_data_gen_threads", "py_total_cpus")
+_ORIGINAL_LOADERS = ("PyAsyncDataLoader", "PyAsyncDataLoaderIter", "PyVecDataset")
+_ORIGINAL_SETTINGS = (
+    "configure_s3", "gcs_get_channel_count", "gcs_get_rapid_mode", "gcs_set_channel_count", "gcs_set_rapid_mode",
 )  # fmt: skip
 
 _TFRECORDS = (
-    "create_tfrecord_index", "get_tfrecord", "get_tfrecord_index_entries", "iter_tfrecords", "read_tfrecord_index",
+    "create_tfrecord_index", "get_tfrecord", "get_tfrecord_index_entries", "index_tfrecord_bytes", "iter_tfrecords",
+    "read_tfrecord_index",
 )  # fmt: skip
 
 _TRANSFERS = ("TransferResult", "copy", "download", "upload")
@@ -214,7 +281,9 @@ _WRITERS = (
     "create_filesystem_writer", "create_gcs_writer", "create_s3_writer", "create_writer",
 )  # fmt: skip
 
-_DATAGEN = ("generate_blocks", "generate_data", "generate_data_with_threads", "generate_npz_bytes")
+_DATAGEN = (
+    "generate_blocks", "generate_data", "generate_data_with_threads", "generate_into_buffer", "generate_npz_bytes",
+)  # fmt: skip
 
 _OPLOG = ("finalize_op_log", "init_op_log", "is_op_log_active")
 
@@ -227,8 +296,16 @@ _PLACES: dict[str, tuple[str, str]] = {
     **{name: ("s3dlio.compat.original", name) for name in _ORIGINAL},
     **{name: ("s3dlio.compat.dlio", name) for name in _DLIO},
     **{name: ("s3dlio.compat.parquet", name) for name in _PARQUET},
+    **{name: ("s3dlio.compat.parquet_files", name) for name in _PARQUET_FILES},
+    **{name: ("s3dlio.compat.addresses", name) for name in _ADDRESSES},
+    **{name: ("s3dlio.compat.checkpoints", name) for name in _ORIGINAL_CHECKPOINTS},
+    **{name: ("s3dlio.compat.datagen", name) for name in _ORIGINAL_DATAGEN},
+    **{name: ("s3dlio.compat.loaders", name) for name in _ORIGINAL_LOADERS},
+    **{name: ("s3dlio.compat.settings", name) for name in _ORIGINAL_SETTINGS},
+    "PyObjectItem": ("s3dlio.compat.dlio", "LoadedItem"),
+    "PyS3Dataset": ("s3dlio.compat.dlio", "PyDataset"),
+    "PyS3AsyncDataLoader": ("s3dlio.async_loader", "create_async_loader"),
     "MultiEndpointStore": ("s3dlio.compat.endpoints", "MultiEndpointStore"),
-    "create_multi_endpoint_store": ("s3dlio.compat.endpoints", "create_multi_endpoint_store"),
     "open_hdf5": ("s3dlio.hdf5", "open_hdf5"),
     "init_logging": ("s3dlio.log_setup", "init_logging"),
     **{name: ("s3dlio.tfrecords", name) for name in _TFRECORDS},
@@ -240,13 +317,11 @@ _PLACES: dict[str, tuple[str, str]] = {
     "CheckpointStore": ("s3dlio.checkpoint_store", "CheckpointStore"),
     "CheckpointWriter": ("s3dlio.checkpoint_writer", "CheckpointWriter"),
     "Manifest": ("s3dlio.checkpoint.manifest", "Manifest"),
-    "PyCheckpointStore": ("s3dlio.checkpoint_store", "CheckpointStore"),
     "ShardInfo": ("s3dlio.checkpoint.manifest", "ShardInfo"),
     "finalize_distributed_checkpoint": ("s3dlio.checkpoint_writer", "finalize_distributed_checkpoint"),
     "save_distributed_shard": ("s3dlio.checkpoint_writer", "save_distributed_shard"),
     **{name: ("s3dlio.object_writer", name) for name in _WRITERS},
     "PyObjectWriter": ("s3dlio.object_writer", "ObjectWriter"),
-    "PyWriterOptions": ("s3dlio.writer_options", "WriterOptions"),
     "WriterOptions": ("s3dlio.writer_options", "WriterOptions"),
     **{name: ("s3dlio.multipart_writer", name) for name in _MULTIPART},
     **{name: ("s3dlio.datagen", name) for name in _DATAGEN},
@@ -280,6 +355,9 @@ _FRAMEWORK_PLACES: dict[str, tuple[str, str]] = {
     "S3IterableDataset": ("s3dlio.torch", "S3IterableDataset"),
     "S3MapDataset": ("s3dlio.torch", "S3MapDataset"),
     "S3JaxIterable": ("s3dlio.jax", "S3JaxIterable"),
+    "ObjectStoreIterableDataset": ("s3dlio.torch", "S3IterableDataset"),
+    "ObjectStoreMapDataset": ("s3dlio.torch", "S3MapDataset"),
+    "JaxIterable": ("s3dlio.jax", "S3JaxIterable"),
     "make_tf_dataset": ("s3dlio.tf", "make_tf_dataset"),
 }
 

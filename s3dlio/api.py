@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from s3dlio.buffers import BytesView, bytes_of, flat_bytes, writable_bytes
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW, map_all
-from s3dlio.errors import FormatError, IntegrityError, NotFoundError, ObjectChangedError, OptionError, UriError
+from s3dlio.errors import FormatError, NotFoundError, ObjectChangedError, OptionError, UriError
 from s3dlio.fetch import Fetcher, Read
 from s3dlio.options import DEFAULT_IN_FLIGHT, StoreOptions
 from s3dlio.ranges import from_offset_length
-from s3dlio.sender import send_whole
+from s3dlio.sender import send_whole, verify_size
+from s3dlio.spellings import also_spelt
 from s3dlio.stores import open_store as shared_store
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
 from s3dlio.uri import Uri, parse, parse_object
@@ -194,6 +195,7 @@ class ManyStats(NamedTuple):
     total_bytes: int
 
 
+@also_spelt(max_in_flight="concurrency")
 def stat_many(uris: Iterable[str], concurrency: int = DEFAULT_IN_FLIGHT) -> list[dict[str, Any]]:
     """Return what :func:`stat` returns, of many objects of one scheme, in order.
 
@@ -216,6 +218,7 @@ def stat_many(uris: Iterable[str], concurrency: int = DEFAULT_IN_FLIGHT) -> list
     return [_mapping(info) for info in infos]
 
 
+@also_spelt(max_in_flight="concurrency")
 def get_many_stats(uris: Iterable[str], concurrency: int = DEFAULT_IN_FLIGHT) -> ManyStats:
     """Ask for the sizes of many objects and add them up.
 
@@ -283,6 +286,7 @@ def _mapping(info: ObjectInfo) -> dict[str, Any]:
 # -- writes -------------------------------------------------------------------------------------------
 
 
+@also_spelt(prefix="uri")
 def put(
     uri: str,
     data: Buffer | int | None = None,
@@ -297,7 +301,8 @@ def put(
 
     Args:
         uri: The object. When objects are made up, the name of each: the first ``{}`` is its number (from 0 on;
-            ``{:06d}`` works), the second how many there are. Or, with ``template``, what stands before that.
+            ``{:06d}`` works), the second how many there are. Or, with ``template``, what stands before that: also
+            called ``prefix``.
         data: Any contiguous bytes-like object; sent from its own memory, from 64 MiB on in parts, several at once.
             Or a number: the same as ``num``.
         template: See ``uri``.
@@ -309,7 +314,8 @@ def put(
             however large they are. ``object_type``: ``raw``, ``zeros``, ``npz``, ``tfrecord`` or ``hdf5``.
             ``dedup_factor``, ``compress_factor`` and ``seed`` as in :func:`s3dlio.generate_data`.
             ``max_in_flight``: most objects at once (64). ``progress``: ``True``, or a function that is told
-            bytes written and bytes in all. ``data_gen_mode``: ``streaming`` or ``single-pass``, the same here.
+            bytes written and bytes in all. ``should_create_bucket``: make it if it is missing. The original's
+            ``data_gen_mode``, ``data_gen_algorithm`` and ``chunk_size`` are taken, and make no difference here.
 
     Raises:
         OptionError: Both ``data`` and ``num`` are given, or neither, or an option is wrong (it is a ``TypeError``).
@@ -339,24 +345,32 @@ def put_bytes(uri: str, data: Buffer) -> None:
 
     Args:
         uri: The object.
-        data: Any contiguous bytes-like object.
+        data: Any contiguous bytes-like object, or one that has ``__bytes__``: of that a copy is made.
 
     Raises:
         IntegrityError: The object has another size than was sent.
         StoreError: As :func:`put`.
     """
-    where, memory = parse_object(uri, "put_bytes"), flat_bytes(data)
+    where, memory = parse_object(uri, "put_bytes"), flat_bytes(_bytes_like(data))
     options = store_of(where).options
-    _log.debug("put_bytes: attempt=1/%d %s, %d bytes", options.max_attempts, where, memory.nbytes)
+    if options.verify_puts:
+        _log.debug("put_bytes: attempt=1/%d %s, %d bytes", options.max_attempts, where, memory.nbytes)
     put(uri, memory)
-    if not options.verify_puts:
+    if options.verify_puts:
+        verify_size(store_of(where), where, memory.nbytes, "put_bytes", current_token())
+    else:
         _log.debug("put_bytes: %s: skipping HEAD verification", where)
-        return
-    stored = store_of(where).head(where, current_token()).size
-    if stored != memory.nbytes:
-        msg = f"{memory.nbytes} bytes were sent and {stored} are there: somebody else has written it, or it is damaged"
-        raise IntegrityError(msg, uri=uri, operation="put_bytes")
-    _log.debug("put_bytes: %s: HEAD verified stored=%d", where, stored)
+
+
+def _bytes_like(data: Any) -> Any:
+    """Return what has memory of its own. Before Python 3.12 classes written in Python cannot show theirs."""
+    if not hasattr(type(data), "__bytes__"):
+        return data
+    try:
+        memoryview(data)
+    except TypeError:
+        return bytes(data)
+    return data
 
 
 def put_many(items: Iterable[tuple[str, Buffer]], max_in_flight: int = DEFAULT_IN_FLIGHT) -> None:

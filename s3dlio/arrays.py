@@ -23,6 +23,7 @@ from s3dlio.formats.npz import Array, Npz, decode, load_npy
 from s3dlio.formats.zipdir import Member
 from s3dlio.perprocess import PerProcess
 from s3dlio.remote import Kept, RemoteObject, errand
+from s3dlio.spellings import also_spelt
 from s3dlio.uri import parse_object
 
 __all__ = ["RemoteNpz", "read_npy", "read_npz"]
@@ -227,6 +228,7 @@ def read_npz(uri: str) -> RemoteNpz: ...
 def read_npz(uri: str, name: str) -> Array: ...
 
 
+@also_spelt(array_name="name")
 def read_npz(uri: str, name: str | None = None) -> RemoteNpz | Array:
     """Read an NPZ object: all its arrays as they are asked for, or one of them.
 
@@ -235,7 +237,7 @@ def read_npz(uri: str, name: str | None = None) -> RemoteNpz | Array:
 
     Args:
         uri: The object.
-        name: One array.
+        name: One array. Also: ``array_name``.
 
     Returns:
         A lazy mapping from name to array, whose ``load()`` reads all of them at once; or the array, writable

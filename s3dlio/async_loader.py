@@ -14,7 +14,7 @@ from typing import Any
 
 from s3dlio.buffers import POOL, bytes_of
 from s3dlio.cancel import CancellationToken
-from s3dlio.dataset import DEFAULT_READ_AHEAD, Ahead, ObjectDataset, Where
+from s3dlio.dataset import DATASET_OPTIONS, DEFAULT_READ_AHEAD, Ahead, ObjectDataset, Where
 from s3dlio.errors import OptionError, suggest
 from s3dlio.gather import Group, Handful
 from s3dlio.loader import BatchLoader, BatchPlan
@@ -26,11 +26,11 @@ from s3dlio.packed import PackedBatch
 from s3dlio.perprocess import PerProcess
 from s3dlio.resume import Run, State
 from s3dlio.shards import Shard, Walk, walk
+from s3dlio.spellings import also_spelt
 
 __all__ = ["PackedBatch", "PackedLoader", "create_async_loader"]
 
 #: Options of the dataset that `create_async_loader` takes beside those of the loader.
-_OF_DATASET = ("pattern", "transform", "format", "key", "on_error", "index_progress")
 #: Samples are drawn from a permutation of so many numbers: far more than there ever are, and so evenly.
 _MANY = 1 << 40
 
@@ -245,6 +245,7 @@ class PackedLoader:
         return f"{type(self).__name__}({self._batches!r}, {self.options!r})"
 
 
+@also_spelt(opts="options")
 def create_async_loader(
     uri: Where,
     options: PyLoaderOptions | Mapping[str, Any] | None = None,
@@ -305,12 +306,12 @@ def _parted(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         OptionError: A name is of neither.
     """
-    known = (*option_names(), *_OF_DATASET)
+    known = (*option_names(), *DATASET_OPTIONS)
     for name in given:
         if name not in known:
             msg = f"create_async_loader has no option {name!r}{suggest(name, known)}"
             raise OptionError(msg)
-    ours = {name: value for name, value in given.items() if name in _OF_DATASET}
+    ours = {name: value for name, value in given.items() if name in DATASET_OPTIONS}
     return ours, {name: value for name, value in given.items() if name not in ours}
 
 

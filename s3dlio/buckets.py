@@ -13,6 +13,7 @@ from typing import NamedTuple
 from s3dlio import listing
 from s3dlio.api import current_token, store_of
 from s3dlio.prefixes import wide_keys
+from s3dlio.spellings import also_spelt
 from s3dlio.stores.base import Entry
 from s3dlio.uri import CONTAINER_SCHEMES, Uri, parse, parse_object
 
@@ -118,6 +119,7 @@ def mkdir(uri: str) -> None:
     store_of(where).mkdir(where, current_token())
 
 
+@also_spelt(bucket_name="name")
 def create_bucket(name: str) -> None:
     """Create a bucket.
 
@@ -132,6 +134,7 @@ def create_bucket(name: str) -> None:
     store_of(where).create_container(where, current_token())
 
 
+@also_spelt(bucket_name="name")
 def delete_bucket(name: str) -> None:
     """Delete an empty bucket.
 

@@ -14,23 +14,26 @@ from typing import Any
 import numpy as np
 
 from s3dlio.api import current_token
-from s3dlio.buffers import MIB, POOL, BytesView, bytes_of, flat_bytes, view_of
+from s3dlio.buffers import MIB, POOL, BytesView, bytes_of, flat_bytes, view_of, writable_bytes
 from s3dlio.errors import OptionError
-from s3dlio.synthetic import Pattern, Recipe, make
+from s3dlio.spellings import also_spelt
+from s3dlio.synthetic import Pattern, Recipe, make, make_into
 from s3dlio.synthetic_files import Member, npy_header, npz, npz_size
 
 #: A share of the floats below 1 that every kind of them has, in bits of the fraction: the exponent stays that of 1.
 _ONE_TO_TWO = {2: (0x3C00, 10), 4: (0x3F800000, 23), 8: (0x3FF0000000000000, 52)}
 
 
+@also_spelt(dedup="dedup_factor", compress="compress_factor")
 def generate_data(size: int, dedup_factor: float = 1, compress_factor: float = 1, seed: int | None = None) -> BytesView:
     """Make up bytes: random, but as repetitive and as compressible as asked for.
 
     Args:
         size: How many bytes.
         dedup_factor: 1 for no duplicates; 4: equal blocks (of 4 KiB up to 1 MiB, as the size allows) come four
-            times each on the average.
+            times each on the average. Also: ``dedup``.
         compress_factor: 1 for what nothing compresses; 4: a compressor makes a quarter of it. At most 256.
+            Also: ``compress``.
         seed: The same seed makes the same bytes, on every machine. Without one they are others each time.
 
     Returns:
@@ -47,6 +50,7 @@ def generate_data(size: int, dedup_factor: float = 1, compress_factor: float = 1
     return generate_data_with_threads(size, dedup_factor, compress_factor, threads=1, seed=seed)
 
 
+@also_spelt(dedup="dedup_factor", compress="compress_factor")
 def generate_data_with_threads(
     size: int,
     dedup_factor: float = 1,
@@ -65,6 +69,40 @@ def generate_data_with_threads(
     """
     recipe = Recipe(size=size, dedup_factor=dedup_factor, compress_factor=compress_factor, seed=seed)
     return make(recipe, threads or os.cpu_count() or 1, current_token())
+
+
+@also_spelt(dedup="dedup_factor", compress="compress_factor")
+def generate_into_buffer(
+    buffer: object,
+    dedup_factor: float = 1,
+    compress_factor: float = 1,
+    threads: int | None = None,
+    seed: int | None = None,
+) -> int:
+    """Make up bytes as :func:`generate_data` does, in existing memory.
+
+    Args:
+        buffer: Anything writable and contiguous: NumPy array, CPU tensor, memoryview, bytearray. It is filled.
+        dedup_factor: See :func:`generate_data`.
+        compress_factor: See :func:`generate_data`.
+        threads: How many; one for each core if not given.
+        seed: See :func:`generate_data`.
+
+    Returns:
+        How many bytes: all of the buffer's.
+
+    Raises:
+        OptionError: A number is out of its range, or the buffer is read-only or not contiguous.
+
+    Example:
+        >>> import s3dlio
+        >>> s3dlio.generate_into_buffer(bytearray(1000))
+        1000
+    """
+    target = writable_bytes(buffer)
+    recipe = Recipe(size=target.nbytes, dedup_factor=dedup_factor, compress_factor=compress_factor, seed=seed)
+    make_into(target, recipe, threads or os.cpu_count() or 1, current_token())
+    return target.nbytes
 
 
 def generate_blocks(

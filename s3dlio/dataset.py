@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -27,6 +27,7 @@ from s3dlio.formats.samples import Codec, make_codec
 from s3dlio.gather import Allocate, Group, Handful, Sample, stream_groups, stream_objects
 from s3dlio.indexing import Progress, index_samples
 from s3dlio.jobs import SKIPPABLE
+from s3dlio.loader_options import PyLoaderOptions
 from s3dlio.manifest import Manifest, Source, pack, unpack
 from s3dlio.options import StoreOptions
 from s3dlio.orders import Sequential
@@ -45,6 +46,8 @@ _GROUP_BYTES = 8 << 20
 #: ... but no more than this: the first of them waits for the last.
 _GROUP_MOST = 1024
 _ON_ERROR = ("raise", "skip")
+#: What a mapping of options may hold for a dataset.
+DATASET_OPTIONS = ("pattern", "transform", "format", "key", "on_error", "index_progress")
 
 Where = str | Iterable[str]
 
@@ -394,12 +397,16 @@ class ObjectDataset:
         return f"{type(self).__name__}({len(self)} samples{first})"
 
 
-def create_dataset(uri: Where, **options: Any) -> ObjectDataset:
+def create_dataset(uri: Where, opts: Mapping[str, Any] | None = None, **options: Any) -> ObjectDataset:
     """Return a dataset over a prefix, a local directory or a list of objects.
 
     Args:
         uri: Where the objects are.
-        **options: As of :class:`ObjectDataset`.
+        opts: More options as a mapping. Those of a loader are taken too, and mean nothing to a dataset.
+        **options: As of :class:`ObjectDataset`; they win.
+
+    Raises:
+        OptionError: An option is misspelt or wrong.
 
     Example:
         >>> import s3dlio
@@ -407,4 +414,20 @@ def create_dataset(uri: Where, **options: Any) -> ObjectDataset:
         >>> s3dlio.create_dataset("memory://data/")[0]
         b'spam'
     """
-    return ObjectDataset(uri, **options)
+    return ObjectDataset(uri, **{**dataset_options(opts), **options})
+
+
+def dataset_options(opts: object) -> dict[str, Any]:
+    """Return what in a mapping of options is for datasets.
+
+    Raises:
+        OptionError: It is no mapping, or something in it is for neither datasets nor loaders.
+    """
+    if opts is None or isinstance(opts, PyLoaderOptions):
+        return {}
+    if not isinstance(opts, Mapping):
+        msg = f"opts must be a mapping of options, not {type(opts).__name__}"
+        raise OptionError(msg)
+    ours = {name: value for name, value in opts.items() if name in DATASET_OPTIONS}
+    PyLoaderOptions(**{name: value for name, value in opts.items() if name not in ours})
+    return ours

@@ -6,6 +6,7 @@ them (:mod:`s3dlio.synthetic_files`), nor whose settings a store has.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, TypedDict
 from s3dlio.buffers import MIB, POOL, bytes_of, flat_bytes
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import map_all
-from s3dlio.errors import IntegrityError, OptionError, suggest
+from s3dlio.errors import AlreadyExistsError, IntegrityError, OptionError, suggest
 from s3dlio.options import DEFAULT_IN_FLIGHT
 from s3dlio.outflow import Outflow
 from s3dlio.progress import Count, Tell, telling
@@ -29,6 +30,8 @@ _BUDGET_BYTES = 256 * MIB
 _LARGE_AT_ONCE = 8
 #: How the original made objects. Here they are always sent as they are made, and the bytes are the same.
 _MODES = ("streaming", "single-pass")
+#: Its ways to make random bytes; here there is one, which is faster than both.
+_ALGORITHMS = ("random", "prand")
 
 
 class Generation(TypedDict, total=False):
@@ -40,8 +43,11 @@ class Generation(TypedDict, total=False):
     dedup_factor: float
     compress_factor: float
     data_gen_mode: str
+    data_gen_algorithm: str
+    chunk_size: int
     seed: int | None
     max_in_flight: int
+    should_create_bucket: bool
     progress: bool | Tell
 
 
@@ -54,6 +60,7 @@ class Order(NamedTuple):
         uris: Where to.
         max_in_flight: Most objects at once.
         progress: Told the bytes that have arrived.
+        create_bucket: Make the bucket if it is missing.
     """
 
     recipe: Recipe
@@ -61,6 +68,7 @@ class Order(NamedTuple):
     uris: list[Uri]
     max_in_flight: int
     progress: bool | Tell
+    create_bucket: bool = False
 
 
 def order_of(uri: str, template: str | None, given: Mapping[str, Any]) -> Order:
@@ -75,9 +83,8 @@ def order_of(uri: str, template: str | None, given: Mapping[str, Any]) -> Order:
         OptionError: They contradict each other, or one is out of its range.
     """
     _check_names(uri, given)
-    mode = given.get("data_gen_mode", "streaming")
-    if str(mode).replace("_", "-") not in _MODES:
-        raise _wrong(uri, f"there is no data_gen_mode {mode!r}{suggest(str(mode), _MODES)}; use {', '.join(_MODES)}")
+    _check_choice(uri, given, "data_gen_mode", _MODES)
+    _check_choice(uri, given, "data_gen_algorithm", _ALGORITHMS)
     in_flight = given.get("max_in_flight", DEFAULT_IN_FLIGHT)
     if in_flight < 1:
         raise _wrong(uri, f"max_in_flight must be at least 1, not {in_flight}")
@@ -86,9 +93,15 @@ def order_of(uri: str, template: str | None, given: Mapping[str, Any]) -> Order:
     recipe = Recipe(**{name: value for name, value in given.items() if name in kinds})
     object_type = given.get("object_type", "raw")
     file_of(object_type, recipe)  # what is wrong with it shows before the first object
-    return Order(
-        recipe, object_type, [parse_object(text, "put") for text in texts], in_flight, given.get("progress", False)
-    )
+    uris = [parse_object(text, "put") for text in texts]
+    progress, create_bucket = given.get("progress", False), bool(given.get("should_create_bucket", False))
+    return Order(recipe, object_type, uris, in_flight, progress, create_bucket)
+
+
+def _check_choice(uri: str, given: Mapping[str, Any], name: str, choices: tuple[str, ...]) -> None:
+    chosen = given.get(name, choices[0])
+    if str(chosen).replace("_", "-") not in choices:
+        raise _wrong(uri, f"there is no {name} {chosen!r}{suggest(str(chosen), choices)}; use {', '.join(choices)}")
 
 
 def _check_names(uri: str, given: Mapping[str, Any]) -> None:
@@ -133,6 +146,9 @@ def write_all(store: Store, order: Order, options: PutOptions, token: Cancellati
     Raises:
         StoreError: The first failure; what had not begun is not written.
     """
+    if order.create_bucket:
+        with contextlib.suppress(AlreadyExistsError):
+            store.create_container(order.uris[0], token)
     size = order.recipe.size
     is_small = size <= DEFAULT_PART_BYTES
     most = max(1, _BUDGET_BYTES // max(1, size)) if is_small else _LARGE_AT_ONCE

@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from s3dlio import recorder
 from s3dlio.api import context_options, current_token, store_of
@@ -67,9 +67,29 @@ def _read(piece: _Piece) -> _Done:
     return _Done(f"{platform.node()}:{os.getpid()}", objects, moved, failed, error, began, time.time())
 
 
+class _Told(Mapping[str, Any]):
+    """A mapping whose items are attributes too."""
+
+    _names: ClassVar[tuple[str, ...]]
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an item by its name."""
+        if name not in self._names:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """Return how many items there are."""
+        return len(self._names)
+
+
 @dataclasses.dataclass(frozen=True)
-class WorkerStats:
-    """What one process has read.
+class WorkerStats(_Told):
+    """What one process has read: a mapping whose items are attributes too.
 
     Attributes:
         worker: Host and process id.
@@ -77,7 +97,11 @@ class WorkerStats:
         bytes: Read.
         failed: Objects that could not be read.
         seconds: From its first object to its last.
+        worker_id: The same as ``worker``.
+        throughput_mb_s: MiB in each of these seconds.
     """
+
+    _names = ("worker", "worker_id", "objects", "bytes", "failed", "seconds", "throughput_mb_s")
 
     worker: str
     objects: int
@@ -85,9 +109,19 @@ class WorkerStats:
     failed: int
     seconds: float
 
+    @property
+    def worker_id(self) -> str:
+        """Host and process id."""
+        return self.worker
+
+    @property
+    def throughput_mb_s(self) -> float:
+        """MiB in each second."""
+        return self.bytes / _MIB / self.seconds if self.seconds > 0 else 0.0
+
 
 @dataclasses.dataclass(frozen=True)
-class ReadStats(Mapping[str, Any]):
+class ReadStats(_Told):
     """What all processes have read: a mapping whose items are attributes too.
 
     Attributes:
@@ -101,6 +135,11 @@ class ReadStats(Mapping[str, Any]):
         workers: Of each process.
     """
 
+    _names = (
+        "total_objects", "total_bytes", "duration_seconds", "throughput_mb_s", "ops_per_sec", "failed", "first_error",
+        "workers",
+    )  # fmt: skip
+
     total_objects: int
     total_bytes: int
     duration_seconds: float
@@ -109,20 +148,6 @@ class ReadStats(Mapping[str, Any]):
     failed: int
     first_error: str
     workers: list[WorkerStats]
-
-    def __getitem__(self, name: str) -> Any:
-        """Return an item by its name."""
-        if name not in self.__dataclass_fields__:
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
-        return iter(self.__dataclass_fields__)
-
-    def __len__(self) -> int:
-        """Return how many items there are."""
-        return len(self.__dataclass_fields__)
 
 
 def mp_get(

@@ -6,15 +6,16 @@ every backend.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from s3dlio.api import current_token, store_of
 from s3dlio.buffers import flat_bytes
-from s3dlio.errors import OptionError
+from s3dlio.errors import OptionError, StoreError
 from s3dlio.outflow import Outflow, WritingBlock
-from s3dlio.sender import DEFAULT_PART_BYTES, DEFAULT_PARTS_IN_FLIGHT, Sent
+from s3dlio.sender import DEFAULT_PART_BYTES, DEFAULT_PARTS_IN_FLIGHT, Sent, verify_size
 from s3dlio.stores import open_store
 from s3dlio.stores.base import PutOptions
 from s3dlio.texts import LEAST_PART_BYTES
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from s3dlio.options import StoreOptions
+
+
+_log = logging.getLogger("s3dlio")
 
 
 class UploadInfo(Mapping[str, Any]):
@@ -173,6 +177,8 @@ class MultipartUploadWriter(WritingBlock):
             part_bytes=part_size, width=max_in_flight, parent=current_token(), abort_on_drop=abort_on_drop,
         )  # fmt: skip
         self._part_bytes = part_size
+        self._store = store
+        self._is_begun = False
         self._info: UploadInfo | None = None
 
     @property
@@ -211,7 +217,9 @@ class MultipartUploadWriter(WritingBlock):
             OptionError: The object gets more than 10,000 parts.
             StoreError: An earlier part could not be sent; nothing of the object is left.
         """
-        return self._outflow.write(flat_bytes(data))
+        count = self._outflow.write(flat_bytes(data))
+        self._is_begun = True
+        return count
 
     def reserve(self, length: int) -> memoryview:
         """Return writable memory of the library's own, to be filled and then committed: no copy is made.
@@ -219,6 +227,7 @@ class MultipartUploadWriter(WritingBlock):
         Args:
             length: Bytes; may be more than ``part_size``. One reservation at a time.
         """
+        self._is_begun = True
         return self._outflow.reserve(length)
 
     def commit(self, length: int) -> int:
@@ -242,17 +251,35 @@ class MultipartUploadWriter(WritingBlock):
     def close(self) -> UploadInfo:
         """Send the rest, and make the object; its size and parts are checked against what was written.
 
-        A second call returns the same again.
+        What went with a single request is looked at only with ``verify_uploads`` in the store's options
+        (``S3DLIO_MPU_PUT_VERIFY``). A second call returns the same again.
 
         Raises:
+            StoreError: It could not be written, or nothing ever was: a loop that found nothing, most likely.
+                ``write(b"")``, or leaving the ``with`` block, makes an empty object. Nothing is left of it.
             ClosedError: The writer was aborted, or memory is reserved.
             AlreadyExistsError: The object exists, and ``overwrite`` is ``False``.
             IntegrityError: The server's object is not what was written.
-            StoreError: It could not be written; nothing of it is left.
         """
         if self._info is None:
-            self._info = UploadInfo(self._outflow.close())
+            self._info = UploadInfo(self._close())
         return self._info
+
+    def _close(self) -> Sent:
+        if not self._is_begun:
+            self._outflow.check_open()
+            self._outflow.abort()
+            msg = 'nothing was written; write(b"") makes an empty object'
+            raise StoreError(msg, uri=self.uri, operation="close")
+        sent = self._outflow.close()
+        if sent.parts > 1:
+            return sent  # it was looked at when its parts were put together
+        where = self._outflow.uri
+        if self._store.options.verify_uploads:
+            verify_size(self._store, where, sent.total_bytes, "close", current_token())
+        else:
+            _log.debug("close: %s: skipping HEAD verification", where)
+        return sent
 
     def abort(self) -> None:
         """Throw away what was written. Harmless when repeated, or after :meth:`close`.
@@ -263,6 +290,7 @@ class MultipartUploadWriter(WritingBlock):
         self._outflow.abort()
 
     def _end(self) -> object:
+        self._is_begun = True  # leaving the block without a write makes an empty object, as with a file
         return self.close()
 
 

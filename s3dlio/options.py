@@ -107,6 +107,8 @@ class StoreOptions:
         sign_payload: Sign the SHA-256 of what is uploaded to S3 as well. It costs more than all the rest of an
             upload, and is for servers that insist on it.
         verify_puts: Have :func:`s3dlio.put_bytes` ask the server for the size of what it has written.
+        verify_uploads: Have :class:`s3dlio.MultipartUploadWriter` ask so too when a single request has written all;
+            it always does when there were several.
         page_cache_mode: What the system is told about reads of ``file://`` (``posix_fadvise``; nothing where
             there is none): ``"sequential"`` (read ahead boldly), ``"random"`` (not at all), ``"normal"``
             (nothing is told), ``"dontneed"`` (forget what was read, for data that is read once), or
@@ -145,6 +147,7 @@ class StoreOptions:
     upload_checksum: bool = True
     sign_payload: bool = False
     verify_puts: bool = False
+    verify_uploads: bool = False
     page_cache_mode: str = "auto"
 
     def __post_init__(self) -> None:
@@ -254,13 +257,18 @@ ENVIRONMENT: tuple[Variable, ...] = (
     Variable("S3DLIO_PUT_PART_SIZE", "put_part_size", read_part_size, "bytes of each part of a streamed object"),
     Variable("S3DLIO_PUT_INFLIGHT", "put_in_flight", read_count, "parts of a streamed object in flight"),
     Variable("S3DLIO_PUT_VERIFY", "verify_puts", read_flag, "ask for the size of what put_bytes has written"),
+    Variable(
+        "S3DLIO_MPU_PUT_VERIFY",
+        "verify_uploads",
+        read_flag,
+        "ask so too for what a MultipartUploadWriter has put with one request; parts are always checked",
+    ),
     Variable("S3DLIO_PUT_MAX_RETRIES", "max_attempts", read_count, "tries per request"),
 )
 
 #: Accepted for the sake of scripts written for the original, checked, and without effect yet or at all.
 ACCEPTED: tuple[Variable, ...] = (
     Variable("S3DLIO_RT_THREADS", "", read_count, "accepted; reader threads follow max_in_flight"),
-    Variable("S3DLIO_MPU_PUT_VERIFY", "", read_flag, "accepted; parts and sizes of uploads are always checked"),
     Variable("S3DLIO_MPU_MAX_RETRIES", "", read_count, "accepted; each part is tried as any request is"),
     Variable("S3DLIO_PUT_BUFFER_CAPACITY", "", read_count, "accepted; a buffer is as large as a part"),
     Variable("S3DLIO_OPLOG_LEVEL", "", read_verbosity, "accepted; an operation log has a line for each request"),

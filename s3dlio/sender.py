@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -17,10 +18,12 @@ from typing import Any
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import combine_crc32c, crc32c_of_pieces
 from s3dlio.crew import CREW
-from s3dlio.errors import CancelledError, OptionError, S3dlioError, StoreError
+from s3dlio.errors import CancelledError, IntegrityError, OptionError, S3dlioError, StoreError
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
 from s3dlio.stores.upload import Limits, Part, Upload
 from s3dlio.uri import Uri
+
+_log = logging.getLogger("s3dlio")
 
 DEFAULT_PART_BYTES = 16 * 1024**2
 DEFAULT_PARTS_IN_FLIGHT = 16
@@ -327,3 +330,16 @@ def _check(store: Store, uri: Uri, part_bytes: int, width: int) -> None:
     if width < 1:
         msg = f"max_in_flight must be at least 1, not {width}"
         raise OptionError(msg, uri=str(uri), operation="put")
+
+
+def verify_size(store: Store, where: Uri, length: int, operation: str, token: CancellationToken) -> None:
+    """Ask for the size of what was written.
+
+    Raises:
+        IntegrityError: It is another one.
+    """
+    stored = store.head(where, token).size
+    if stored != length:
+        msg = f"{length} bytes were sent and {stored} are there: somebody else has written it, or it is damaged"
+        raise IntegrityError(msg, uri=str(where), operation=operation)
+    _log.debug("%s: %s: HEAD verified stored=%d", operation, where, stored)

@@ -157,9 +157,18 @@ def make(recipe: Recipe, threads: int, token: CancellationToken) -> BytesView:
     Raises:
         CancelledError: ``token`` was cancelled.
     """
-    pattern = Pattern(recipe)
     lease = POOL.take(recipe.size)
-    target = bytes_of(lease)
+    make_into(bytes_of(lease), recipe, threads, token)
+    return view_of(lease)
+
+
+def make_into(target: memoryview, recipe: Recipe, threads: int, token: CancellationToken) -> None:
+    """Fill memory of a recipe's size with its bytes, by several threads.
+
+    Raises:
+        CancelledError: ``token`` was cancelled.
+    """
+    pattern = Pattern(recipe)
     # Eight shares to a thread, of whole stretches: who is done early takes another.
     step = -(-recipe.size // (8 * max(1, threads) * _STRETCH)) * _STRETCH or _STRETCH
 
@@ -169,4 +178,3 @@ def make(recipe: Recipe, threads: int, token: CancellationToken) -> BytesView:
             pattern.fill(target[begin : min(begin + _STRETCH, start + step, recipe.size)], begin)
 
     map_all(fill, range(0, recipe.size, step), threads, token)
-    return view_of(lease)

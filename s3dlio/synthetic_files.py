@@ -38,7 +38,7 @@ def file_of(object_type: str, recipe: Recipe) -> Iterator[Buffer]:
     """Return the pieces of a file of exactly ``recipe.size`` bytes.
 
     Args:
-        object_type: ``"raw"``, ``"zeros"``, ``"npz"`` (an array ``x`` of bytes), ``"tfrecord"`` (records of about
+        object_type: ``"raw"`` (also ``"random"``), ``"zeros"``, ``"npz"`` (an array ``x`` of bytes), ``"tfrecord"`` (records of about
             64 KiB, each a ``tf.train.Example`` with the feature ``x``) or ``"hdf5"`` (a dataset ``x`` of bytes).
         recipe: What the payload is made of, and how long the file is.
 
@@ -271,6 +271,7 @@ def _hdf5_frame(length: int) -> tuple[_Sparse, int, int]:
 
 _KINDS: dict[str, Callable[[Recipe], Iterator[Buffer]]] = {
     "raw": _raw,
+    "random": _raw,
     "zeros": _zeros,
     "npz": _npz,
     "tfrecord": _tfrecord,

@@ -30,6 +30,7 @@ from s3dlio.options import StoreOptions
 from s3dlio.progress import Count, Tell, silence, telling
 from s3dlio.record_writer import TFRecordWriter
 from s3dlio.remote import RemoteObject
+from s3dlio.spellings import also_spelt
 from s3dlio.stores import open_store
 from s3dlio.stores.base import PutOptions, Store
 from s3dlio.stores.draft import mapped
@@ -71,6 +72,7 @@ _REPORT_EVERY = 64 * MIB
 # -- the index ----------------------------------------------------------------------------------------
 
 
+@also_spelt(tfrecord_path="input_path", index_path="output_path")
 def create_tfrecord_index(
     input_path: Where | Sequence[Where],
     output_path: Where | None = None,
@@ -86,8 +88,9 @@ def create_tfrecord_index(
 
     Args:
         input_path: The file, as a URI or a local path, or several: of these some are read at once.
+            Also: ``tfrecord_path``.
         output_path: Where the index goes, as a URI or a local path; ``None``: beside the file, ``.idx``
-            appended, as always for several.
+            appended, as always for several. Also: ``index_path``.
         progress: ``True`` draws a bar while standard error is a terminal. A function is called with the
             bytes done and the bytes in all (files, for several), at last with both equal.
         options: How to reach the stores.
@@ -158,11 +161,12 @@ def _index_one(job: tuple[str, StoreOptions | None]) -> int:
     return create_tfrecord_index(job[0], options=job[1])
 
 
+@also_spelt(index_path="path")
 def read_tfrecord_index(path: Where, *, options: StoreOptions | None = None) -> Index:
     """Read an index that :func:`create_tfrecord_index` or NVIDIA DALI's ``tfrecord2idx`` wrote.
 
     Args:
-        path: The index, as a URI or a local path.
+        path: The index, as a URI or a local path. Also: ``index_path``.
         options: How to reach the store.
 
     Returns:
@@ -179,11 +183,13 @@ def read_tfrecord_index(path: Where, *, options: StoreOptions | None = None) -> 
         return Index.from_text(bytes_of(view))
 
 
+@also_spelt(tfrecord_bytes="source")
 def get_tfrecord_index_entries(source: Where | Buffer, *, options: StoreOptions | None = None) -> Index:
     r"""Return the entries of an index: pairs that also take ``entry["offset"]`` and ``entry["size"]``.
 
     Args:
-        source: The index as a URI, a local path, or the bytes of its text.
+        source: The index as a URI, a local path, or the bytes of its text; or the bytes of a TFRecord file, which is
+            indexed then.
         options: How to reach the store.
 
     Returns:
@@ -200,7 +206,20 @@ def get_tfrecord_index_entries(source: Where | Buffer, *, options: StoreOptions 
     """
     if isinstance(source, str | PurePath):
         return read_tfrecord_index(source, options=options)
-    return Index.from_text(flat_bytes(source))
+    memory = flat_bytes(source)
+    if 0 in memory[:8]:  # no text: a record's length
+        return scan([memory], size=memory.nbytes)
+    return Index.from_text(memory)
+
+
+def index_tfrecord_bytes(tfrecord_bytes: Buffer) -> str:
+    """Return the text of the index of a TFRecord file that is in memory: lines ``offset size``.
+
+    Raises:
+        TFRecordError: It is damaged; the offset is named.
+    """
+    memory = flat_bytes(tfrecord_bytes)
+    return scan([memory], size=memory.nbytes).to_text().decode("ascii")
 
 
 def index_of(store: Store, uri: Uri, token: CancellationToken, *, size: int | None = None) -> Index:

@@ -21,6 +21,7 @@ from s3dlio.cancel import CancellationToken
 from s3dlio.errors import AccessDeniedError, AlreadyExistsError, NotFoundError, OptionError, TransferError
 from s3dlio.listing import Pattern
 from s3dlio.progress import Count, Tell, telling
+from s3dlio.spellings import also_spelt
 from s3dlio.stores import open_store as shared_store
 from s3dlio.transfer.finding import Finder, Selection, Source
 from s3dlio.transfer.haul import Tally, haul, haul_elsewhere
@@ -79,6 +80,7 @@ class _How:
     names_one: bool = False
 
 
+@also_spelt(src_patterns="src", dest_prefix="dest", src_uri="src", dest_uri="dest")
 def upload(  # noqa: PLR0913 - the contract's, and what the field's tools have
     src: Sources | None = None,
     dest: Where | None = None,
@@ -109,8 +111,8 @@ def upload(  # noqa: PLR0913 - the contract's, and what the field's tools have
         dest: The URI of a prefix or directory.
         max_in_flight: Most requests at once. Memory: at most 256 MiB of objects.
         create_bucket: Make the bucket if it is missing.
-        local_dir: Another name of ``src``.
-        remote_uri: Another name of ``dest``.
+        local_dir: Another name of ``src``; so are ``src_patterns`` and ``src_uri``.
+        remote_uri: Another name of ``dest``; so are ``dest_prefix`` and ``dest_uri``.
         pattern: Only what matches, relative to its directory (see :func:`s3dlio.list`).
         recursive: Also what lies deeper in directories.
         flatten: Base names only.
@@ -143,6 +145,7 @@ def upload(  # noqa: PLR0913 - the contract's, and what the field's tools have
     return _transfer(_several(src), parse(_text(dest)), how)
 
 
+@also_spelt(src_uri="src", dest_dir="dest", dest_uri="dest")
 def download(  # noqa: PLR0913 - as upload
     src: Sources | None = None,
     dest: Where | None = None,
@@ -167,8 +170,8 @@ def download(  # noqa: PLR0913 - as upload
         src: The URI of an object, a prefix, or either with a glob or a regex in it; or several.
         dest: A directory: a path or URI.
         max_in_flight: Most requests at once. Memory: at most 256 MiB of objects.
-        remote_uri: Another name of ``src``.
-        local_dir: Another name of ``dest``.
+        remote_uri: Another name of ``src``; so is ``src_uri``.
+        local_dir: Another name of ``dest``; so are ``dest_dir`` and ``dest_uri``.
         pattern: Only what matches, relative to the prefix (see :func:`s3dlio.list`).
         recursive: Also what lies deeper.
         flatten: Base names only.

@@ -111,10 +111,15 @@ def from_path_or_uri(text: str | PurePath) -> str:
 
     Meant for arguments where a local path is expected as often as a URI. A relative path is taken
     from the current directory.
+
+    Raises:
+        UriError: It is empty: a variable that was not set, most likely. ``.`` is the current directory.
     """
     text = str(text)
     if "://" in text:
         return text
+    if not text:
+        raise UriError("an empty path names nothing; write '.' for the current directory")
     slash = "/" if text.endswith("/") else ""
     absolute = os.path.abspath(text)
     return "file://" + (absolute if absolute.endswith("/") else absolute + slash)

@@ -29,6 +29,7 @@ _MOST_LINES = 450
 #: Framework -> the room that may import it, beside what plays a library of that framework.
 _FRAMEWORKS = {"torch": "s3dlio.torch", "jax": "s3dlio.jax", "tensorflow": "s3dlio.tf"}
 
+_DLIO = "s3dlio.integrations.dlio.s3dlio_storage"
 _PLAYED_ROOM = "s3dlio.compat.s3torchconnector"
 _PLAYED_PLACES = (
     "s3map_dataset", "s3iterable_dataset", "lightning", "dcp.s3_file_system", "dcp.s3_prefix_strategy",
@@ -195,8 +196,9 @@ def _foreign(module: str) -> frozenset[str]:
 
 def test_only_the_settings_read_the_environment() -> None:
     readers = {module for module in _MODULES if re.search(r"os\.(environ|getenv)", _MODULES[module].read_text())}
-    # RANK and WORLD_SIZE are not settings of ours; what the command line is told becomes the environment.
-    launchers = {"s3dlio.torch.world", "s3dlio.cli.session"}
+    # RANK and WORLD_SIZE are not settings of ours; what the command line is told becomes the environment, and what
+    # the original's configure_s3 is, or DLIO.
+    launchers = {"s3dlio.torch.world", "s3dlio.cli.session", "s3dlio.compat.settings", _DLIO}
     assert readers <= {"s3dlio.options", "s3dlio.stores", "s3dlio.testing", "s3dlio._server_process"} | launchers
 
 

@@ -6,15 +6,18 @@ Floor 6. Knows the original's signatures and translates them; must not do any wo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from s3dlio import api, buckets
+from s3dlio.awaitable import awaitable
 from s3dlio.buffers import BytesView
-from s3dlio.dataset import ObjectDataset
+from s3dlio.dataset import ObjectDataset, dataset_options
 from s3dlio.errors import OptionError, S3dlioError, suggest
 from s3dlio.fetch import Fetcher
 from s3dlio.jobs import Read
+from s3dlio.loader_options import option_names
+from s3dlio.spellings import also_spelt
 from s3dlio.uri import parse_object
 
 _log = logging.getLogger("s3dlio")
@@ -34,13 +37,16 @@ def list_full_uris(uri: str, recursive: bool = True, pattern: str | None = None)
     return buckets.list_uris(uri, recursive, pattern)
 
 
-def configure_tokio_threads(threads: int | None = None) -> None:
+def configure_tokio_threads(n: int | None = None) -> None:
     """Take the original's number of threads; it is checked, and nothing more: threads follow the work here.
 
+    Args:
+        n: How many; 0 and ``None`` leave it to the library.
+
     Raises:
-        OptionError: It is less than 1.
+        OptionError: It is negative.
     """
-    _check_count("threads", threads)
+    _take("n", n or None)
 
 
 def configure_for_concurrency(concurrency: int | None = None) -> None:
@@ -51,14 +57,19 @@ def configure_for_concurrency(concurrency: int | None = None) -> None:
     Raises:
         OptionError: It is less than 1.
     """
-    _check_count("concurrency", concurrency)
+    _take("concurrency", concurrency)
 
 
-def _check_count(name: str, value: object) -> None:
+def _take(name: str, value: int | None) -> None:
+    check_count(name, value)
+    _log.debug("%s=%s: taken; this library needs no such number", name, value)
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse what is no number of at least 1, if it is given at all."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         msg = f"{name} must be a whole number of at least 1, not {value!r}"
         raise OptionError(msg)
-    _log.debug("%s=%s: taken; this library needs no such number", name, value)
 
 
 class PyDataset(ObjectDataset):
@@ -66,16 +77,21 @@ class PyDataset(ObjectDataset):
 
     Args:
         uri: A prefix, or a list of URIs.
+        opts: As of :func:`s3dlio.create_dataset`.
         **options: As of :class:`s3dlio.ObjectDataset`; objects are not decoded unless a ``format`` says so.
     """
 
-    def __init__(self, uri: str | Iterable[str], **options: Any) -> None:
-        super().__init__(uri, **{"format": "raw", **options})
+    def __init__(self, uri: str | Iterable[str], opts: Mapping[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(uri, **{"format": "raw", **dataset_options(opts), **options})
 
     @classmethod
-    def from_uris(cls, uris: Iterable[str], **options: Any) -> Self:
+    def from_uris(cls, uris: Iterable[str], opts: Mapping[str, Any] | None = None, **options: Any) -> Self:
         """Return the dataset of the objects that are named, in that order; nothing is listed."""
-        return cls([uris] if isinstance(uris, str) else list(uris), **options)
+        return cls([uris] if isinstance(uris, str) else list(uris), opts, **options)
+
+    def uris(self) -> list[str]:
+        """Return the URIs of the samples, in their order."""
+        return self.get_uris()
 
 
 class LoadedItem:
@@ -91,6 +107,11 @@ class LoadedItem:
     def __init__(self, uri: str, data: BytesView) -> None:
         self.uri = uri
         self.data = data
+
+    @property
+    def byte_count(self) -> int:
+        """The number of bytes."""
+        return len(self.data)
 
     def __len__(self) -> int:
         """Return the number of bytes."""
@@ -142,7 +163,7 @@ class ItemStream:
             OptionError: ``count`` is less than 1.
             StoreError: An object cannot be read.
         """
-        _check_count("count", count)
+        check_count("count", count)
         found: list[LoadedItem] = []
         for item in self._items:
             found.append(item)
@@ -157,7 +178,8 @@ class PyBytesAsyncDataLoader:
     Args:
         dataset: The objects.
         options: ``prefetch``: most objects in flight (64); ``num_workers``: another name of it; ``skip_head``: taken,
-            since no HEAD is ever sent; ``batch_size``: what :meth:`__iter__` yields at once (1: objects).
+            since no HEAD is ever sent; ``batch_size``: what :meth:`__iter__` yields at once (1: objects). Other
+            options of :class:`s3dlio.PyLoaderOptions` are taken and have no effect: objects come as they arrive.
 
     Raises:
         OptionError: An option is unknown or wrong.
@@ -170,17 +192,19 @@ class PyBytesAsyncDataLoader:
         [('memory://demo/a', 4)]
     """
 
+    @also_spelt(opts="options")
     def __init__(self, dataset: ObjectDataset, options: Mapping[str, Any] | None = None) -> None:
         chosen = dict(options or {})
+        known = (*_LOADER_OPTIONS, *option_names())
         for name in chosen:
-            if name not in _LOADER_OPTIONS:
-                msg = f"PyBytesAsyncDataLoader has no option {name!r}{suggest(name, _LOADER_OPTIONS)}"
+            if name not in known:
+                msg = f"PyBytesAsyncDataLoader has no option {name!r}{suggest(name, known)}"
                 raise OptionError(msg)
         self.dataset = dataset
         self.prefetch = chosen.get("prefetch") or chosen.get("num_workers") or _PREFETCH
         self.batch_size = chosen.get("batch_size", 1)
-        _check_count("prefetch", self.prefetch)
-        _check_count("batch_size", self.batch_size)
+        check_count("prefetch", self.prefetch)
+        check_count("batch_size", self.batch_size)
 
     def __len__(self) -> int:
         """Return the number of objects."""
@@ -200,6 +224,13 @@ class PyBytesAsyncDataLoader:
             if isinstance(data, S3dlioError):
                 raise data
             yield LoadedItem(str(read.uri), data)
+
+    async def __aiter__(self) -> AsyncIterator[list[BytesView]]:
+        """Yield lists of ``batch_size`` objects' bytes, in the order in which they arrive."""
+        stream = self.items()
+        collect = awaitable(stream.collect_batch)
+        while batch := await collect(self.batch_size):
+            yield [item.data for item in batch]
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the objects' bytes, or lists of ``batch_size`` of them, in the order in which they arrive."""

@@ -11,9 +11,14 @@ from typing import Any, Self
 
 from s3dlio import api, buckets
 from s3dlio.buffers import BytesView
+from s3dlio.errors import NotFoundError, UriError
 from s3dlio.object_store import ObjectStore
 from s3dlio.options import DEFAULT_CHUNK_BYTES, DEFAULT_CONCURRENT_RANGES, StoreOptions, checked
 from s3dlio.uri import parse
+from s3dlio.writer_options import WriterOptions
+
+#: What the original raises where there is no such object.
+ObjectNotFoundError = NotFoundError
 
 # -- deprecated verbs: one URI, or bucket and key -------------------------------------------------------
 
@@ -47,6 +52,45 @@ def list_objects(uri: str, prefix: str = "", recursive: bool = True) -> list[str
     """List keys, without scheme and bucket (deprecated: use ``list``)."""
     where = _address(uri, prefix, "list_objects", "list")
     return [parse(found).key for found in buckets.list_uris(where, recursive)]
+
+
+def get_by_key(bucket: str, key: str) -> BytesView:
+    """Read an ``s3://`` object (deprecated: use ``get``)."""
+    return api.get(_address(bucket, key, "get_by_key", "get"))
+
+
+def stat_key(bucket: str, key: str) -> dict[str, Any]:
+    """Return what is known of an ``s3://`` object (deprecated: use ``stat``)."""
+    return api.stat(_address(bucket, key, "stat_key", "stat"))
+
+
+def list_keys(uri: str) -> list[str]:
+    """List what follows a prefix, as :func:`s3dlio.list` finds it: ``uri + key`` is an object's URI.
+
+    Args:
+        uri: A prefix or directory; a ``/`` at its end is not needed, nor part of what is returned.
+    """
+    base = uri.removesuffix("/")
+    return [found.removeprefix(base).removeprefix("/") for found in buckets.list_uris(f"{base}/")]
+
+
+def parse_s3_uri_full(uri: str) -> dict[str, str | None]:
+    """Return ``bucket``, ``key`` and ``endpoint`` of an ``s3://`` URI.
+
+    ``s3://host:port/bucket/key`` names a server of its own, ``host:port``; else ``endpoint`` is ``None``. The verbs
+    do not read URIs so: they take the server from their settings.
+
+    Raises:
+        UriError: It is no ``s3://`` URI.
+    """
+    where = parse(uri)
+    if where.scheme != "s3":
+        msg = f"{uri} is no s3:// URI"
+        raise UriError(msg, uri=uri, operation="parse_s3_uri_full")
+    if ":" not in where.container:
+        return {"endpoint": None, "bucket": where.container, "key": where.key}
+    bucket, _, key = where.key.partition("/")
+    return {"endpoint": where.container, "bucket": bucket, "key": key}
 
 
 # -- settings of one store ------------------------------------------------------------------------------
@@ -96,6 +140,21 @@ class S3Config:
 
 
 AzureConfig = GcsConfig = FileSystemConfig = DirectIOConfig = S3Config
+
+
+class PyWriterOptions(WriterOptions):
+    """:class:`s3dlio.WriterOptions`, whose builders change it, as the original's do; they also return it.
+
+    Example:
+        >>> options = PyWriterOptions()
+        >>> _ = options.with_compression("zstd", 3)
+        >>> options.compression
+        'zstd'
+    """
+
+    def _with(self, **changes: Any) -> Self:
+        self.__dict__.update(super()._with(**changes).__dict__)
+        return self
 
 
 class S3ObjectStore(ObjectStore):

@@ -1,4 +1,4 @@
-"""The original's names for Parquet files: an index of row groups, reading one, and generating files.
+"""The original's names for Parquet files: an index of row groups, and reading one of them.
 
 Floor 6. Knows the original's signatures and translates them; reading is :mod:`s3dlio.parquet`'s.
 """
@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from s3dlio.api import current_token, put, store_of
+from s3dlio.api import current_token, store_of
 from s3dlio.buffers import BytesView
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import map_all
 from s3dlio.errors import ObjectChangedError, OptionError
-from s3dlio.object_writer import create_writer
-from s3dlio.parquet import DEFAULT_FOOTER_BYTES, Footer, arrow, arrow_stream, read_footer, read_row_group
+from s3dlio.parquet import DEFAULT_FOOTER_BYTES, Footer, arrow_stream, read_footer, read_row_group
 from s3dlio.perprocess import PerProcess
+from s3dlio.spellings import also_spelt
 from s3dlio.uri import parse_object
-from s3dlio.writer_options import WriterOptions
 
 #: Files whose footers are read at once, by default: the original's.
 _FOOTERS_AT_ONCE = 16
@@ -45,23 +43,32 @@ class PyParquetIndex:
     def __init__(self, col_indices: Sequence[int] | None = None, footer_cap: int = DEFAULT_FOOTER_BYTES) -> None:
         self.col_indices = None if col_indices is None else list(col_indices)
         self.footer_cap = footer_cap
-        self._epoch: int | None = None
         self._footers: dict[str, Footer] = {}
+        self._fetched: dict[tuple[str, int], int] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return all but the lock."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Take it up, with a lock of its own."""
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     def ensure_indexed(self, uris: Iterable[str], epoch: int | None = None, batch_size: int = _FOOTERS_AT_ONCE) -> None:
         """Read the footers of those files whose footers were not read yet.
 
         Args:
             uris: The files.
-            epoch: Another one than last time has all footers read anew.
+            epoch: Taken; footers are read once, in whatever epoch. :meth:`invalidate_uri` has one read anew.
             batch_size: Files whose footers are read at once.
 
         Raises:
             FormatError: One is not a Parquet file.
             StoreError: One cannot be read.
         """
-        if epoch is not None and epoch != self._epoch:
-            self._epoch, self._footers = epoch, {}
+        del epoch
         missing = [uri for uri in dict.fromkeys(uris) if uri not in self._footers]
 
         def read(uri: str, token: CancellationToken) -> Footer:
@@ -74,6 +81,31 @@ class PyParquetIndex:
         if uri not in self._footers:
             self.ensure_indexed([uri])
         return self._footers[uri]
+
+    # -- what is known ----------------------------------------------------------------------------------
+
+    def is_indexed(self, uri: str) -> bool:
+        """Tell whether a file's footer was read."""
+        return uri in self._footers
+
+    def file_count(self) -> int:
+        """Return how many files are indexed."""
+        return len(self._footers)
+
+    def __len__(self) -> int:
+        """Return how many row groups the indexed files have together."""
+        return sum(len(footer) for footer in self._footers.values())
+
+    def invalidate_uri(self, uri: str) -> None:
+        """Forget a file, for instance because it was written anew."""
+        self._footers.pop(uri, None)
+        self._fetched = {place: epoch for place, epoch in self._fetched.items() if place[0] != uri}
+
+    def clear(self) -> None:
+        """Forget all files."""
+        self._footers, self._fetched = {}, {}
+
+    # -- where row groups lie ---------------------------------------------------------------------------
 
     def file_rg_count(self, uri: str) -> int:
         """Return how many row groups a file has."""
@@ -89,22 +121,40 @@ class PyParquetIndex:
         span = footer.span(rg, footer.numbers(self.col_indices))
         return span.start, span.length
 
-    def rg_lookup(self, uri: str, sample: int) -> tuple[int, int]:
-        """Return the row group that a row of the file lies in, and the row's number in it.
+    def rg_for_sample(self, uri: str, sample: int) -> int:
+        """Return the row group that a row of the file lies in; for rows behind the end the last one.
 
         Raises:
-            OptionError: There is no such row.
+            OptionError: The number is negative, or the file has no row group.
         """
         first_rows = self._footer(uri).first_rows
-        if not 0 <= sample < first_rows[-1]:
+        if sample < 0 or len(first_rows) < 2:  # noqa: PLR2004 - the first row of one group, and the end
             msg = f"there is no row {sample}; the file has {first_rows[-1]}"
             raise OptionError(msg, uri=uri)
-        group = int(np.searchsorted(first_rows, sample, side="right")) - 1
-        return group, int(sample - first_rows[group])
+        return int(np.searchsorted(first_rows[:-1], sample, side="right")) - 1
 
-    def __len__(self) -> int:
-        """Return how many files are indexed."""
-        return len(self._footers)
+    def rg_lookup(self, uri: str, sample: int) -> tuple[int, int, int]:
+        """Return the row group that a row lies in (:meth:`rg_for_sample`), its first byte and its length in bytes."""
+        group = self.rg_for_sample(uri, sample)
+        return group, *self.rg_range(uri, group)
+
+    # -- what was read in which epoch -------------------------------------------------------------------
+
+    def was_fetched(self, uri: str, rg: int, epoch: int) -> bool:
+        """Tell whether a row group was marked in this epoch or a later one."""
+        return self._fetched.get((uri, rg), -1) >= epoch
+
+    def mark_fetched(self, uri: str, rg: int, epoch: int) -> None:
+        """Mark a row group as read in an epoch."""
+        self._fetched[uri, rg] = epoch
+
+    def check_and_mark(self, uri: str, rg: int, epoch: int) -> bool:
+        """Do as :meth:`was_fetched` does and, if it was not, mark it; one thread of several gets ``False``."""
+        with self._lock:
+            is_known = self.was_fetched(uri, rg, epoch)
+            if not is_known:
+                self.mark_fetched(uri, rg, epoch)
+            return is_known
 
 
 class _Kept:
@@ -129,30 +179,39 @@ class _Kept:
                 self._footers.popitem(last=False)
         return footer, False
 
-    def forget(self, uri: str, footer_cap: int) -> None:
-        """Drop a footer."""
+    def forget(self, uri: str | None = None) -> None:
+        """Drop what is known of a file, or of all."""
         with self._lock:
-            self._footers.pop((uri, footer_cap), None)
+            gone = [place for place in self._footers if uri in (None, place[0])]
+            for place in gone:
+                del self._footers[place]
+
+    def __len__(self) -> int:
+        """Return how many files are known."""
+        with self._lock:
+            return len({uri for uri, _ in self._footers})
 
 
 _KEPT = PerProcess(_Kept)
 
 
+@also_spelt(col_indices="columns")
 def parquet_get_rg(
     uri: str,
     rg_idx: int,
     columns: Sequence[int | str] | None = None,
     footer_cap: int = DEFAULT_FOOTER_BYTES,
-    decode: str = "raw",
+    decode: str = "arrow",
 ) -> BytesView:
     """Read one row group of a Parquet file, with one request once its footer is known.
 
     Args:
         uri: The file. Its footer is remembered; when the file is replaced it is read anew.
         rg_idx: Which row group.
-        columns: Names or numbers; default: all. What lies between them in the file is read as well.
+        columns: Names or numbers; default: all. What lies between them in the file is read as well. Also:
+            ``col_indices``.
         footer_cap: Bytes to read from the file's end at first.
-        decode: ``raw``: the bytes as they lie in the file. ``arrow``: an Arrow IPC stream of the rows.
+        decode: ``arrow``: an Arrow IPC stream of the rows. ``raw``: the bytes as they lie in the file.
 
     Raises:
         OptionError: There is no such row group, column or way to decode.
@@ -166,7 +225,7 @@ def parquet_get_rg(
     try:
         return _row_group(footer, rg_idx, columns, decode)
     except ObjectChangedError:
-        _KEPT.get().forget(uri, footer_cap)
+        _KEPT.get().forget(uri)
         if not is_old:
             raise
     footer, _ = _KEPT.get().get(uri, footer_cap)
@@ -179,77 +238,25 @@ def _row_group(footer: Footer, group: int, columns: Sequence[int | str] | None, 
     return data if decode == "raw" else arrow_stream(footer, group, numbers, data)
 
 
-def generate_and_write_parquet_schema_streaming(
-    uri: str, columns: Sequence[tuple[str, int]], row_group_size: int, num_rg: int
-) -> int:
-    """Write a Parquet file of random bytes, a row group at a time: memory stays near one of them.
+def parquet_rg_row_offsets(uri: str) -> list[int]:
+    """Return the first row of each row group of a Parquet file, and at the end how many rows it has.
 
-    Args:
-        uri: The file.
-        columns: Of each its name and its bytes per row.
-        row_group_size: Rows per row group.
-        num_rg: Row groups.
-
-    Returns:
-        Bytes of the file.
-
-    Raises:
-        OptionError: A number is less than 1, or there is no column.
-        StoreError: It cannot be written; nothing of it is left.
+    Its footer is remembered, as by :func:`parquet_get_rg`.
     """
-    with create_writer(uri, WriterOptions(compression="none")) as writer:
-        _write(_Sink(writer.write), columns, row_group_size, num_rg)
-    return writer.bytes_written()
+    footer, _ = _KEPT.get().get(uri, DEFAULT_FOOTER_BYTES)
+    return [int(row) for row in footer.first_rows]
 
 
-def generate_and_write_parquet_schema(
-    uri: str, columns: Sequence[tuple[str, int]], row_group_size: int, num_rg: int
-) -> int:
-    """Do as :func:`generate_and_write_parquet_schema_streaming` does, in memory and with one put."""
-    sink = arrow("pyarrow").BufferOutputStream()
-    _write(sink, columns, row_group_size, num_rg)
-    data = sink.getvalue()
-    put(uri, data)
-    return int(data.size)
+def parquet_cache_len() -> int:
+    """Return of how many files the footers are remembered in this process (256 at most)."""
+    return len(_KEPT.get())
 
 
-class _Sink:
-    """What pyarrow wants of a file to write to."""
-
-    closed = False
-
-    def __init__(self, write: Any) -> None:
-        self._write = write
-
-    def write(self, data: Any) -> int:
-        """Write bytes."""
-        return int(self._write(data))
-
-    def flush(self) -> None:
-        """Do nothing: the writer sends what is whole by itself."""
-
-    def close(self) -> None:
-        """Do nothing: whoever made the writer ends it."""
+def parquet_cache_invalidate(uri: str) -> None:
+    """Forget a file's footer, for instance because the file was written anew."""
+    _KEPT.get().forget(uri)
 
 
-def _write(sink: Any, columns: Sequence[tuple[str, int]], rows: int, groups: int) -> None:
-    if not columns or rows < 1 or groups < 1 or any(size < 1 for _, size in columns):
-        msg = "a Parquet file needs columns, rows and row groups: each number must be at least 1"
-        raise OptionError(msg, operation="generate_and_write_parquet_schema")
-    pyarrow, parquet = arrow("pyarrow"), arrow("pyarrow.parquet")
-    schema = pyarrow.schema([(name, pyarrow.binary(size)) for name, size in columns])
-    with parquet.ParquetWriter(sink, schema, compression="none", use_dictionary=False) as writer:
-        for table in _tables(schema, [size for _, size in columns], rows, groups):
-            writer.write_table(table, row_group_size=rows)
-
-
-def _tables(schema: Any, sizes: Sequence[int], rows: int, groups: int) -> Iterator[Any]:
-    pyarrow = arrow("pyarrow")
-    random = np.random.default_rng()
-    for _ in range(groups):
-        buffers = [pyarrow.py_buffer(random.bytes(size * rows)) for size in sizes]
-        arrays = [
-            pyarrow.FixedSizeBinaryArray.from_buffers(field.type, rows, [None, buffer])
-            for field, buffer in zip(schema, buffers, strict=True)
-        ]
-        yield pyarrow.Table.from_arrays(arrays, schema=schema)
+def parquet_cache_clear() -> None:
+    """Forget all footers."""
+    _KEPT.get().forget()

@@ -8,6 +8,7 @@ them: the service drops what is not completed after a week.
 from __future__ import annotations
 
 import base64
+import logging
 import secrets
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from s3dlio.uri import Uri
 
 if TYPE_CHECKING:
     from s3dlio.stores.rest import RestStore
+
+_log = logging.getLogger("s3dlio")
 
 #: The service's, since version 2019-12-12.
 BLOCK_LIMITS = Limits(most_bytes=4000 * 1024**2, most_parts=50_000)
@@ -57,13 +60,17 @@ class BlockUpload(Upload):
         headers["x-ms-blob-content-type"] = headers["content-type"]  # the other is that of the list
         headers |= {"content-type": "application/xml", "content-length": str(len(body))}
         answer = self._store.ask("PUT", self._uri, {"comp": "blocklist"}, headers, token, [body])
+        is_seen = True
         try:
             info = self._store.head(self._uri, token)
         except AccessDeniedError:  # one may be allowed to write and not to look
+            is_seen = False
             info = ObjectInfo(length, etag=bare(answer.head.etag))
         if info.size != length:
             msg = f"the server has made a blob of {info.size} bytes; {length} were sent in {parts} blocks"
             raise IntegrityError(msg, uri=str(self._uri), operation="put")
+        if is_seen:
+            _log.debug("close: %s: HEAD verified stored=%d", self._uri, info.size)
         return info
 
     def abort(self) -> None:

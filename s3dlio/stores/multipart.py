@@ -7,6 +7,7 @@ how one provider signs them.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ from s3dlio.wire.refusals import Refused, to_error
 
 if TYPE_CHECKING:
     from s3dlio.stores.rest import RestStore
+
+_log = logging.getLogger("s3dlio")
 
 #: S3's (and Google's): at least 5 MiB but for the last part, at most 5 GiB, and 10,000 parts.
 MULTIPART_LIMITS = Limits(least_bytes=5 * 1024**2, most_bytes=5 * 1024**3, most_parts=10_000)
@@ -106,15 +109,19 @@ class MultipartUpload(Upload):
         self._refuse_existing(token)
         tags = [self._tags[number] for number in range(parts)]
         etag = self._join(tags, token)
+        is_seen = True
         try:
             info = self._store.head(self._uri, token)
         except AccessDeniedError:  # one may be allowed to write and not to look
+            is_seen = False
             info = ObjectInfo(length, etag=etag)
         told = _PARTS_IN_TAG.fullmatch(info.etag)
         if info.size != length or (told and int(told[1]) != parts):
             there = f"{info.size} bytes" + (f" in {told[1]} parts" if told else "")
             msg = f"the server has made an object of {there}; {length} bytes in {parts} parts were sent"
             raise IntegrityError(msg, uri=str(self._uri), operation="put")
+        if is_seen:
+            _log.debug("close: %s: HEAD verified stored=%d", self._uri, info.size)
         return info
 
     def _join(self, tags: list[tuple[str, int | None]], token: CancellationToken) -> str:

@@ -169,6 +169,20 @@ class S3Reader(io.BufferedIOBase):
             self._data = BytesView.from_bytes(b"".join(place()))
         return self._data
 
+    def readall(self) -> bytes:
+        """Return a copy of all bytes, wherever one has read to."""
+        return bytes(self.read_bytes())
+
+    read_all = readall
+
+    def __len__(self) -> int:
+        """Return the object's size in bytes."""
+        return self._file().size
+
+    def __bool__(self) -> bool:
+        """Be true, also when the object is empty: it is an open file."""
+        return True
+
     def read(self, size: int | None = None, /) -> bytes:
         """Read bytes; ``None`` and what is negative read to the end.
 

@@ -1,0 +1,1 @@
+"""Programs that this library can be put into: a folder for each of them."""
