@@ -195,8 +195,8 @@ def _foreign(module: str) -> frozenset[str]:
 
 def test_only_the_settings_read_the_environment() -> None:
     readers = {module for module in _MODULES if re.search(r"os\.(environ|getenv)", _MODULES[module].read_text())}
-    # RANK and WORLD_SIZE are not settings of ours; what the command line is told becomes the environment.
-    launchers = {"s3dlio.torch.world", "s3dlio.cli.session"}
+    # RANK, WORLD_SIZE and SHELL are not settings of ours; what the command line is told becomes the environment.
+    launchers = {"s3dlio.torch.world", "s3dlio.cli.session", "s3dlio.cli.completion"}
     assert readers <= {"s3dlio.options", "s3dlio.stores", "s3dlio.testing", "s3dlio._server_process"} | launchers
 
 

@@ -188,10 +188,10 @@ def test_only_who_asks_for_it_gets_a_traceback(bucket: FaultOrigin) -> None:
 
 
 def test_without_its_extra_it_says_what_to_install() -> None:
-    program = "import sys; sys.modules['typer'] = None; from s3dlio.cli import main; sys.exit(main(['ls', 'x']))"
+    program = "import sys; sys.modules['click'] = None; from s3dlio.cli import main; sys.exit(main(['ls', 'x']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "s3dlio: the command line needs typer and rich; pip install 's3dlio[cli]'\n"
+    assert done.stderr == "s3dlio: the command line needs click and rich; pip install 's3dlio[cli]'\n"
 
 
 def test_beginning_loads_nothing_heavy() -> None:
@@ -209,18 +209,65 @@ print([name for name in heavy if name in sys.modules], file=sys.stderr)
 # -- shells and terminals -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["s3dlio", "s3-cli"])
-def test_a_shell_can_complete_commands(tmp_path: Path, name: str) -> None:
-    program = tmp_path / name  # as pip writes it
+def installed(folder: Path, name: str) -> Path:
+    """The program as pip writes it."""
+    program = folder / name
     program.write_text(f"#!{sys.executable}\nimport sys\nfrom s3dlio.cli import main\nsys.exit(main())\n")
     program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize("name", ["s3dlio", "s3-cli"])
+def test_a_shell_can_complete_commands(tmp_path: Path, name: str) -> None:
+    program = installed(tmp_path, name)
     variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
     asked = {**os.environ, "COMP_WORDS": f"{name} list-b", "COMP_CWORD": "1"}
-    for mode, said in (("complete_bash", "list-buckets"), ("source_zsh", name)):
+    for mode, said in (("bash_complete", "list-buckets"), ("zsh_source", name)):
         env = {**asked, variable: mode}
         done = subprocess.run([program], env=env, capture_output=True, text=True, timeout=60, check=False)
         assert said in done.stdout
         assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("shell", "script", "rc"),
+    [
+        ("bash", ".bash_completions/s3-cli.sh", ".bashrc"),
+        ("zsh", ".zfunc/_s3-cli", ".zshrc"),
+        ("fish", ".config/fish/completions/s3-cli.fish", None),
+    ],
+)
+def test_completion_is_installed_where_the_shell_looks_and_once(
+    tmp_path: Path, shell: str, script: str, rc: str | None
+) -> None:
+    program = installed(tmp_path, "s3-cli")
+    (tmp_path / ".bashrc").write_text("export A=1")  # without its line end
+    env = {**os.environ, "HOME": str(tmp_path), "SHELL": f"/bin/{shell}"}
+    for _ in range(2):
+        done = subprocess.run(
+            [program, "--install-completion"], env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert str(tmp_path / script) in done.stdout
+    shown = subprocess.run(
+        [program, "--show-completion"], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "_S3_CLI_COMPLETE" in shown.stdout
+    assert (tmp_path / script).read_text() == shown.stdout
+    if rc:
+        lines = (tmp_path / rc).read_text().splitlines()
+        assert len(lines) == len(set(lines)) == (2 if shell == "bash" else 1)
+        assert any(word in lines[-1] for word in (script, "compinit"))
+
+
+def test_completion_for_an_unknown_shell_says_what_to_do() -> None:
+    env = {**os.environ, "SHELL": "/bin/tcsh"}
+    done = subprocess.run(
+        [*_PROGRAM, "--show-completion"], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "bash, zsh, fish" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [(b"y\n", 0, []), (b"n\n", 2, ["a"]), (b"\n", 2, ["a"])])

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-_NOT_INSTALLED = "s3dlio: the command line needs typer and rich; pip install 's3dlio[cli]'\n"
+_NOT_INSTALLED = "s3dlio: the command line needs click and rich; pip install 's3dlio[cli]'\n"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(args: Sequence[str] | None = None) -> int:
         app = importlib.import_module("s3dlio.cli.app")
         code: int = app.run(sys.argv[1:] if args is None else [*args])
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
+        if (error.name or "").partition(".")[0] not in ("click", "rich"):
             raise
         sys.stderr.write(_NOT_INSTALLED)
         return 1
