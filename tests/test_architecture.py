@@ -167,13 +167,7 @@ def test_a_framework_is_imported_in_its_own_room_only(framework: str) -> None:
         ),
         (
             "ssl",
-            {
-                "s3dlio.wire.channel",
-                "s3dlio.wire.connection",
-                "s3dlio.wire.client",
-                "s3dlio.wire.transport",
-                "s3dlio.wire.probe",
-            },
+            {"s3dlio.wire.secured", "s3dlio.wire.channel", "s3dlio.wire.probe"},
         ),
     ],
 )

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import s3dlio
-from s3dlio import BytesView, OptionError, buffers
+from s3dlio import BytesView, OptionError, buffers, memory
 from s3dlio.buffers import KIB, MIB, BufferPool, flat_bytes, view_of, writable_bytes
 from tests.contract_base import in_child
 
@@ -301,8 +301,8 @@ def test_a_child_cannot_change_what_its_parent_sees() -> None:
 
 def test_a_read_takes_memory_for_the_object_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    real = buffers._map_private
-    monkeypatch.setattr(buffers, "_map_private", lambda size: (taken.append(size), real(size))[1])
+    real = memory._map_private
+    monkeypatch.setattr(memory, "_map_private", lambda size: (taken.append(size), real(size))[1])
     buffers.POOL.clear()
     s3dlio.put("memory://buffers/large", bytes(20 * MIB))
     assert len(s3dlio.get("memory://buffers/large")) == 20 * MIB

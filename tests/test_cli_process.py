@@ -194,16 +194,73 @@ def test_without_its_extra_it_says_what_to_install() -> None:
     assert done.stderr == "s3dlio: the command line needs click and rich; pip install 's3dlio[cli]'\n"
 
 
-def test_beginning_loads_nothing_heavy() -> None:
-    program = """
+#: What takes longer to import than a small command to run, and which none needs that moves few bytes.
+_HEAVY = (
+    "rich", "boto3", "botocore", "fsspec", "asyncio", "torch", "jax", "tensorflow", "lz4", "google", "numpy", "pydantic",
+    "ssl", "http.client", "importlib.metadata", "subprocess", "s3dlio.api",
+)  # fmt: skip
+_LOADS = f"""
 import sys
-from s3dlio.cli.app import run
-assert run(["ls", "--help"]) == 0
-heavy = ("rich", "boto3", "botocore", "fsspec", "asyncio", "torch", "jax", "tensorflow", "lz4", "google", "numpy")
-print([name for name in heavy if name in sys.modules], file=sys.stderr)
+from s3dlio.cli import main
+code = main(sys.argv[1:])
+print([name for name in {_HEAVY} if name in sys.modules], file=sys.stderr)
+sys.exit(code)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stderr == "[]\n"
+
+
+def loaded(*words: str | Path, env: dict[str, str] | None = None) -> str:
+    """Which heavy modules a command has imported at its end."""
+    command = [sys.executable, "-c", _LOADS, *map(str, words)]
+    direct = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    given = {**direct, **(env or {})}
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["cp", "--help"],
+        ["ls", "{}/d"],
+        ["ls", "-r", "-l", "{}/d"],
+        ["stat", "{}/d/a"],
+        ["get", "{}/d/a"],
+        ["put", "{}/new", "{}/d/a"],
+        ["cp", "{}/d/a", "{}/b"],
+        ["upload", "{}/d", "file://{}/up/"],
+        ["download", "file://{}/d/", "{}/down"],
+        ["rm", "{}/d/a"],
+        ["mkdir", "{}/made"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_on_few_local_bytes_loads_nothing_heavy(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a").write_text("spam")
+    assert loaded(*(word.format(tmp_path) for word in words)) == "[]"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ls", "s3://bucket/"],
+        ["get", "s3://bucket/1"],
+        ["cp", "s3://bucket/1", "{}/x"],
+        ["cp", "{}/a", "s3://bucket/new"],
+    ],
+    ids=" ".join,
+)
+def test_with_keys_in_the_environment_s3_needs_no_botocore(
+    tmp_path: Path, bucket: FaultOrigin, words: list[str]
+) -> None:
+    (tmp_path / "a").write_text("spam")
+    nobody = {name: str(tmp_path / "none") for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")}
+    keys = {"AWS_SKIP_SIGNATURE": "", "AWS_ACCESS_KEY_ID": "spam", "AWS_SECRET_ACCESS_KEY": "eggs"}
+    assert loaded(*(word.format(tmp_path) for word in words), env=nobody | keys) == "[]"
+    signed = bucket.requests[-1].headers["authorization"]
+    assert "Credential=spam/" in signed
 
 
 # -- shells and terminals -----------------------------------------------------------------------------

@@ -103,19 +103,19 @@ def _taken_away(prefix: str, uris: Sequence[str]) -> Iterator[None]:
 
 
 def _puts(uris: Sequence[str], data: bytes, jobs: int) -> Phase:
-    from s3dlio import api
+    from s3dlio.context import current_token, store_of
     from s3dlio.crew import map_all
     from s3dlio.sender import send_whole
     from s3dlio.stores.base import PutOptions
     from s3dlio.uri import parse
 
-    store, body = api.store_of(parse(uris[0])), memoryview(data)
+    store, body = store_of(parse(uris[0])), memoryview(data)
 
     def write(uri: str, token: Any) -> float:
         return _timed(lambda: send_whole(store, parse(uri), body, PutOptions(), token))
 
     began = time.perf_counter()
-    latencies = map_all(write, uris, jobs, api.current_token())
+    latencies = map_all(write, uris, jobs, current_token())
     return Phase("put", len(uris), len(uris) * len(data), time.perf_counter() - began, latencies)
 
 

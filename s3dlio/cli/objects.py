@@ -17,7 +17,7 @@ from s3dlio.cli import show
 from s3dlio.cli.failing import Misused
 from s3dlio.cli.session import current
 from s3dlio.cli.words import Argument, Option
-from s3dlio.uri import Uri, from_path_or_uri, parse
+from s3dlio.uri import Uri, from_path_or_uri, parse, parse_object
 
 if TYPE_CHECKING:
     from s3dlio.stores.base import Entry
@@ -88,7 +88,7 @@ class _Found:
 
 def _entries(text: str, pattern: str | None, *, recursive: bool) -> Iterator[Entry]:
     from s3dlio import listing
-    from s3dlio.api import current_token, store_of
+    from s3dlio.context import current_token, store_of
 
     where = parse(from_path_or_uri(text))
     for entry in listing.scan(store_of(where), where, pattern, current_token(), recursive=recursive):
@@ -112,11 +112,12 @@ def _show(where: Uri, entry: Entry, number: int, *, long: bool) -> None:
 
 def stat(uris: Annotated[list[str], Argument(metavar="URI...", help="Objects.")]) -> None:
     """Show what is known of objects without reading them."""
-    from s3dlio import api
+    from s3dlio.context import current_token, store_of
 
     for number, uri in enumerate(uris):
         whole = from_path_or_uri(uri)
-        info = {"uri": whole, **api.stat(whole)}
+        where = parse_object(whole, "stat")
+        info = {"uri": whole, **store_of(where).head(where, current_token()).as_mapping()}
         if number and not current().as_json:
             show.line("")
         show.fields(info, as_json=current().as_json)
@@ -161,7 +162,7 @@ def _expanded(where: Uri) -> tuple[int, Iterable[memoryview]]:
 
 def _pieces(where: Uri, offset: int, length: int | None) -> tuple[int, Iterable[memoryview]]:
     """Return the length of a range, and its bytes piece by piece, read ahead, of one version of the object."""
-    from s3dlio.api import current_token, store_of
+    from s3dlio.context import current_token, store_of
     from s3dlio.errors import RangeError
     from s3dlio.remote import RemoteObject
 
@@ -304,7 +305,7 @@ def _check_removal(places: list[str], pattern: str | None, *, recursive: bool) -
 
 def _show_removal(places: list[str], pattern: str | None, *, recursive: bool) -> None:
     from s3dlio import listing
-    from s3dlio.api import current_token, store_of
+    from s3dlio.context import current_token, store_of
 
     for place in places:
         where = parse(place)

@@ -15,7 +15,7 @@ from s3dlio.cli.failing import Misused
 from s3dlio.cli.objects import Pattern
 from s3dlio.cli.session import current
 from s3dlio.cli.words import Argument, Option
-from s3dlio.uri import from_path_or_uri
+from s3dlio.uri import from_path_or_uri, parse_object
 
 if TYPE_CHECKING:
     from s3dlio.progress import Tell
@@ -64,12 +64,19 @@ def put(
     if file == _STDIN or not os.path.isfile(file) or os.path.getsize(file) > _WHOLE_BYTES:
         _stream(uri, file, None, None, how)
         return
-    from s3dlio import api
-
     with open(file, "rb") as source:
         data = source.read()
-    api.put(_named(uri, file), data, **how)
+    _send(_named(uri, file), data, how)
     _sent(_named(uri, file), len(data), 1)
+
+
+def _send(uri: str, data: bytes, how: dict[str, Any]) -> None:
+    from s3dlio.context import current_token, store_of
+    from s3dlio.sender import send_whole
+    from s3dlio.stores.base import PutOptions
+
+    where = parse_object(uri, "put")
+    send_whole(store_of(where), where, memoryview(data), PutOptions(**how), current_token())
 
 
 def put_streaming(

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from s3dlio.api import current_token, put, store_of
+from s3dlio.api import put
 from s3dlio.buffers import BytesView
 from s3dlio.cancel import CancellationToken
+from s3dlio.context import current_token, store_of
 from s3dlio.crew import map_all
 from s3dlio.errors import ObjectChangedError, OptionError
 from s3dlio.object_writer import create_writer
