@@ -11,6 +11,8 @@ import hashlib
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -423,3 +425,18 @@ def _lazily_free() -> int:
     except (OSError, ValueError):
         pytest.skip("the kernel does not tell")
     return int(line.split()[1]) * KIB
+
+
+def test_few_bytes_need_no_numpy_and_many_bring_it() -> None:
+    program = """
+import sys
+from s3dlio.memory import POOL
+few = POOL.take_bytes(100)
+few[:4] = b"spam"
+assert "numpy" not in sys.modules and bytes(few[:4]) == b"spam" and len(few) == 100
+many = POOL.take_bytes(100_000)
+many[-1:] = b"x"
+assert "numpy" in sys.modules and len(many) == 100_000 and not many.readonly
+assert type(POOL.take(100)).__name__ == "Lease" and len(POOL.take_bytes(100)) == 100
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -6,6 +6,7 @@ the doors, as any user's program does, and nothing stands on it.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import signal
 import sys
@@ -38,7 +39,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before a command has begun
         sys.stderr.write("s3dlio: interrupted\n")
         code = 130
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's end ...
+    gc.freeze()  # ... which would look through all modules for garbage: 13 ms
     return code
 
 
