@@ -18,7 +18,7 @@ _TORCH = "torch==2.13.0"
 
 #: torch stands first: the connector then finds its requirement satisfied by exactly this build.
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "ours": (_TORCH, "numpy", "awscrt", "boto3", "fsspec", "jax", "tensorflow-cpu", "zstandard", "typer", "rich"),
+    "ours": (_TORCH, "numpy", "awscrt", "boto3", "fsspec", "jax", "tensorflow-cpu", "zstandard", "click", "rich"),
     "s3dlio-0.10.0": (_TORCH, "s3dlio==0.10.0"),
     "obstore": ("obstore", "arro3-core"),
     "s3torchconnector": (_TORCH, "s3torchconnector[dcp]", "numpy"),

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3dlio.buffers import BytesView, bytes_of, flat_bytes, writable_bytes
 from s3dlio.cancel import CancellationToken
-from s3dlio.crew import CREW, map_all
+from s3dlio.context import current_token, store_of
+from s3dlio.crew import map_all
 from s3dlio.errors import FormatError, NotFoundError, ObjectChangedError, OptionError, UriError
 from s3dlio.fetch import Fetcher, Read
-from s3dlio.options import DEFAULT_IN_FLIGHT, StoreOptions
+from s3dlio.options import DEFAULT_IN_FLIGHT
 from s3dlio.ranges import from_offset_length
 from s3dlio.sender import send_whole, verify_size
 from s3dlio.spellings import also_spelt
-from s3dlio.stores import open_store as shared_store
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
 from s3dlio.uri import Uri, parse, parse_object
 
@@ -34,23 +33,6 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("s3dlio")
-
-#: Stops the verbs called in this context; set by the ``_async`` twins.
-context_token: ContextVar[CancellationToken | None] = ContextVar("s3dlio_token", default=None)
-
-
-#: Settings of the store that the verbs called in this context use; set by :class:`ObjectStore`.
-context_options: ContextVar[StoreOptions | None] = ContextVar("s3dlio_options", default=None)
-
-
-def store_of(uri: Uri) -> Store:
-    """Return the store for a URI, with the settings of the current context."""
-    return shared_store(uri, context_options.get())
-
-
-def current_token() -> CancellationToken:
-    """Return what stops the verbs called in the current context."""
-    return context_token.get() or CREW.get().token
 
 
 def _fetcher(store: Store, max_in_flight: int = DEFAULT_IN_FLIGHT) -> Fetcher:
@@ -215,7 +197,7 @@ def stat_many(uris: Iterable[str], concurrency: int = DEFAULT_IN_FLIGHT) -> list
         return info
 
     infos = map_all(ask, given, concurrency, current_token())
-    return [_mapping(info) for info in infos]
+    return [info.as_mapping() for info in infos]
 
 
 @also_spelt(max_in_flight="concurrency")
@@ -268,19 +250,7 @@ def stat(uri: str) -> dict[str, Any]:
         StoreError: It cannot be found out.
     """
     where = parse_object(uri, "stat")
-    return _mapping(store_of(where).head(where, current_token()))
-
-
-def _mapping(info: ObjectInfo) -> dict[str, Any]:
-    return {
-        "size": info.size,
-        "last_modified": info.last_modified,
-        "etag": info.etag,
-        "content_type": info.content_type,
-        "metadata": dict(info.metadata),
-        "version_id": info.version_id,
-        "storage_class": info.storage_class,
-    }
+    return store_of(where).head(where, current_token()).as_mapping()
 
 
 # -- writes -------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple, overload
 
-from s3dlio.api import context_token, store_of
 from s3dlio.buffers import MIB
 from s3dlio.cancel import CancellationToken
+from s3dlio.context import context_token, store_of
 from s3dlio.crew import CREW, map_all
 from s3dlio.errors import FormatError, S3dlioError
 from s3dlio.formats.npz import Array, Npz, decode, load_npy

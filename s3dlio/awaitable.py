@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from s3dlio import api, buckets, removal, transfers
 from s3dlio.cancel import CancellationToken
+from s3dlio.context import context_token
 from s3dlio.crew import CREW
 
 P = ParamSpec("P")
@@ -31,7 +32,7 @@ def awaitable(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         future: Future[T] = Future()
         token = CancellationToken(CREW.get().token)
         context = copy_context()
-        context.run(api.context_token.set, token)
+        context.run(context_token.set, token)
 
         def work() -> None:
             try:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from s3dlio import listing
-from s3dlio.api import current_token, store_of
+from s3dlio.context import current_token, store_of
 from s3dlio.prefixes import wide_keys
 from s3dlio.spellings import also_spelt
 from s3dlio.stores.base import Entry

@@ -21,6 +21,7 @@ from s3dlio.checkpoint.manifest import Manifest
 from s3dlio.checkpoint_reader import CheckpointReader
 from s3dlio.checkpoint_writer import CheckpointWriter
 from s3dlio.checkpoints import load_checkpoint, save_checkpoint, snapshot
+from s3dlio.context import current_token, store_of
 from s3dlio.errors import (
     CheckpointError,
     FormatError,
@@ -313,7 +314,7 @@ class CheckpointStore:
         """Return the keys of everything that there is, what listings hide too."""
         where = parse(self.uri)
         try:
-            entries = [*api.store_of(where).removable(where, api.current_token())]
+            entries = [*store_of(where).removable(where, current_token())]
         except NotFoundError:
             return []
         return [entry.key.removeprefix(where.key) for entry in entries]

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from s3dlio.api import current_token, store_of
 from s3dlio.checkpoint.kinds import Inlet, Kind, NumPyKind
 from s3dlio.checkpoint.layout import arrange
 from s3dlio.checkpoint.loading import Source
@@ -19,6 +18,7 @@ from s3dlio.checkpoint.saving import Contents, Saved, send, whole_file
 from s3dlio.checkpoint.selection import Choice, arrays_of, shown, walk_arrays
 from s3dlio.checkpoint.target import SavedArray, Target
 from s3dlio.checkpoint.tree import bytes_in, put_together, take_apart
+from s3dlio.context import current_token, store_of
 from s3dlio.errors import CheckpointError, FormatError, IntegrityError, OptionError, S3dlioError, suggest
 from s3dlio.formats.compression import compressor
 from s3dlio.outflow import Outflow

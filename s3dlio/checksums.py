@@ -11,20 +11,15 @@ import base64
 import importlib
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 #: Added to a rotated sum. TFRecord masks its sums since the sum of data that holds its own sum is no good one:
 #: tensorflow/core/lib/hash/crc32c.h.
-_MASK_DELTA = 0xA282EAD8
+MASK_DELTA = 0xA282EAD8
 _WORD = 0xFFFFFFFF
-_U4 = np.dtype("<u4")
-
-Words = np.ndarray[Any, np.dtype[np.uint32]]
 
 
 @cache
@@ -88,45 +83,4 @@ def base64_of(crc: int) -> str:
 
 def mask(crc: int) -> int:
     """Return a sum as TFRecord files store it: rotated by 15 bits to the right, plus a constant."""
-    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & _WORD
-
-
-def unmask_many(masked: Words) -> Words:
-    """Return the sums that :func:`mask` made these of, one by one, in new memory."""
-    rotated = masked - np.uint32(_MASK_DELTA)
-    return rotated << np.uint32(15) | rotated >> np.uint32(17)
-
-
-def crc32c_of_rows(rows: np.ndarray[Any, np.dtype[np.uint8]]) -> Words:
-    """Return the CRC-32C of each row of eight bytes.
-
-    Many short sums cost more in calls than in work, so this takes all at once: a CRC is linear, hence the
-    sum of a row is the exclusive or of what each of its bytes adds.
-
-    Args:
-        rows: uint8 of shape ``(n, 8)``.
-
-    Returns:
-        uint32 of shape ``(n,)``.
-    """
-    tables, of_zeros = _row_tables()
-    sums = np.full(len(rows), of_zeros, np.uint32)
-    for place in range(8):
-        column = rows[:, place]
-        if column.any():  # the upper bytes of lengths seldom are anything but zero, which adds nothing
-            sums ^= tables[place][column]
-    return sums
-
-
-@cache
-def _row_tables() -> tuple[Words, int]:
-    """Return what each value adds in each of eight places, and the sum of eight zeros."""
-    function = crc32c_function()
-    of_zeros = function(bytes(8))
-    tables = np.empty((8, 256), np.uint32)
-    for place in range(8):
-        for value in range(256):
-            row = bytearray(8)
-            row[place] = value
-            tables[place, value] = function(row) ^ of_zeros
-    return tables, of_zeros
+    return ((crc >> 15 | crc << 17) + MASK_DELTA) & _WORD

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from s3dlio.api import current_token
 from s3dlio.buffers import MIB, POOL, BytesView, bytes_of, flat_bytes, view_of, writable_bytes
+from s3dlio.context import current_token
 from s3dlio.errors import OptionError
 from s3dlio.spellings import also_spelt
 from s3dlio.synthetic import Pattern, Recipe, make, make_into

@@ -20,7 +20,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.compression import compr
 from fsspec.core import get_compression
 
-from s3dlio.api import current_token
+from s3dlio.context import current_token
 from s3dlio.errors import AlreadyExistsError, NotFoundError, OptionError, StoreError
 from s3dlio.fsspec_files import Packed, ReadFile, Text, WriteFile
 from s3dlio.fsspec_reads import Readable, do_or_gather, pour, together

@@ -20,8 +20,8 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import stringify_path, tokenize
 
-from s3dlio.api import context_token, current_token
 from s3dlio.cancel import CancellationToken
+from s3dlio.context import context_token, current_token
 from s3dlio.crew import map_all
 from s3dlio.errors import NotFoundError, OptionError, S3dlioError
 from s3dlio.fetch import Fetcher, Read

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from s3dlio.api import current_token, store_of
+from s3dlio.context import current_token, store_of
 from s3dlio.errors import FormatError, OptionError, S3dlioError
 from s3dlio.range_file import DEFAULT_READAHEAD_BYTES, RangeFile
 from s3dlio.remote import RemoteObject

@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, NoReturn, Self, TypeVar, overload
 
-from s3dlio.buffers import MIB
 from s3dlio.errors import OptionError, suggest
+from s3dlio.memory import MIB
 from s3dlio.options import PAGE_CACHE_MODES, require
 from s3dlio.orders import DEFAULT_SHUFFLE_BUFFER, shuffle_kind
 

@@ -15,9 +15,9 @@ from concurrent.futures import BrokenExecutor, Executor
 from typing import Any, ClassVar, NamedTuple
 
 from s3dlio import recorder
-from s3dlio.api import context_options, current_token, store_of
 from s3dlio.bare_processes import BareProcesses
 from s3dlio.batches import run_batches
+from s3dlio.context import context_options, current_token, store_of
 from s3dlio.errors import OptionError, S3dlioError
 from s3dlio.fetch import Fetcher, Read
 from s3dlio.generation import names

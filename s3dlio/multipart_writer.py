@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from s3dlio.api import current_token, store_of
-from s3dlio.buffers import flat_bytes
+from s3dlio.context import current_token, store_of
 from s3dlio.errors import OptionError, StoreError
+from s3dlio.memory import flat_bytes
 from s3dlio.outflow import Outflow, WritingBlock
 from s3dlio.sender import DEFAULT_PART_BYTES, DEFAULT_PARTS_IN_FLIGHT, Sent, verify_size
 from s3dlio.stores import open_store

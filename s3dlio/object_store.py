@@ -1,6 +1,6 @@
 """The verbs with settings of one's own.
 
-Floor 6. Knows that the verbs look at ``api.context_options``; must not know any backend.
+Floor 6. Knows that the verbs look at ``context_options``; must not know any backend.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from s3dlio import api, buckets, removal, transfers
 from s3dlio.awaitable import awaitable
+from s3dlio.context import context_options
 from s3dlio.object_writer import create_writer
 from s3dlio.options import StoreOptions
 from s3dlio.stores import open_store as shared_store
@@ -25,11 +26,11 @@ def _with_options(verb: Callable[P, T]) -> Callable[Concatenate[ObjectStore, P],
 
     @wraps(verb)
     def method(self: ObjectStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        reset = api.context_options.set(self.options)
+        reset = context_options.set(self.options)
         try:
             return verb(*args, **kwargs)
         finally:
-            api.context_options.reset(reset)
+            context_options.reset(reset)
 
     method.__doc__ = f"Do as :func:`s3dlio.{verb.__name__}` does, with this store's settings."
     return method

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from s3dlio.api import current_token, stat, store_of
+from s3dlio.api import stat
 from s3dlio.buffers import MIB, flat_bytes
+from s3dlio.context import current_token, store_of
 from s3dlio.errors import UriError
 from s3dlio.formats.compression import Compressor, codec_of_name, compressor, packed_name
 from s3dlio.outflow import Outflow, WritingBlock

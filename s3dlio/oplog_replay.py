@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from s3dlio import api, removal
 from s3dlio.buckets import list_uris
+from s3dlio.context import current_token
 from s3dlio.crew import map_all
 from s3dlio.datagen import generate_data
 from s3dlio.errors import FormatError, OptionError, S3dlioError
@@ -106,7 +107,7 @@ def _prepare(wanted: list[Operation], places: dict[str, str], random: memoryview
     for one in wanted:
         if one.op in ("GET", "STAT"):
             sizes[one.file] = max(one.bytes, sizes.get(one.file, 0))
-    map_all(lambda item, _token: api.put(places[item[0]], random[: item[1]]), sizes.items(), width, api.current_token())
+    map_all(lambda item, _token: api.put(places[item[0]], random[: item[1]]), sizes.items(), width, current_token())
 
 
 class _Run:

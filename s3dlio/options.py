@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from s3dlio.buffers import MIB
 from s3dlio.errors import OptionError, suggest
+from s3dlio.memory import MIB
 from s3dlio.texts import (
     LEAST_PART_BYTES,
     read_base64,
@@ -322,3 +323,29 @@ def resolve(options: StoreOptions, scheme: str, environ: Mapping[str, str] | Non
         if getattr(options, field.name) != getattr(plain, field.name)
     }
     return StoreOptions(**{**found, **given})
+
+
+def may_have_proxy() -> bool:
+    """Tell whether a proxy may be set: by the environment, or where the system has settings of its own."""
+    return sys.platform in ("darwin", "win32") or any(name.lower().endswith("_proxy") for name in os.environ)
+
+
+def aws_keys() -> tuple[str, str, str] | None:
+    """Return the S3 key, its secret and a session token as the environment gives them, where botocore need not look.
+
+    The names and their order are botocore's. Keys that are not whole, or that end at a time that is given, are left to it.
+    """
+    found = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+    if not all(found) or "AWS_CREDENTIAL_EXPIRATION" in os.environ:
+        return None
+    token = os.environ.get("AWS_SECURITY_TOKEN", os.environ.get("AWS_SESSION_TOKEN", ""))
+    return found[0] or "", found[1] or "", token
+
+
+def has_aws_files() -> bool:
+    """Tell whether a profile is named, or one of the files is there that botocore reads settings from."""
+    if os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE"):
+        return True
+    config = os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
+    keys = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+    return any(os.path.exists(os.path.expanduser(os.path.expandvars(path))) for path in (config, keys))

@@ -13,13 +13,11 @@ import weakref
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
-from s3dlio.buffers import KIB, MIB, POOL, bytes_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import crc32c_onward
 from s3dlio.crew import CREW
 from s3dlio.errors import ClosedError, ForkError, OptionError, S3dlioError
+from s3dlio.memory import KIB, MIB, POOL
 from s3dlio.sender import NOT_SUMMED, Sender, Sent
 from s3dlio.stores.base import PutOptions, Store
 from s3dlio.uri import Uri
@@ -141,7 +139,7 @@ class Outflow:
             self._send_if_full()
         left = self._part_bytes - self._gathered
         if length > left:
-            self._own = bytes_of(POOL.take(length))
+            self._own = POOL.take_bytes(length)
             self._reserved = self._own[:]
             return self._reserved
         if length > len(self._room) - self._used:
@@ -192,7 +190,7 @@ class Outflow:
 
     def _take_room(self, length: int) -> None:
         self._close_room()
-        self._room = bytes_of(POOL.take(length))
+        self._room = POOL.take_bytes(length)
 
     def _close_room(self) -> None:
         """Make a piece of what was filled of the room; the rest of it stays."""
@@ -310,10 +308,17 @@ def _copy(target: memoryview, data: memoryview) -> None:
     if len(data) < _LARGE_COPY_BYTES:
         target[:] = data
     else:
+        import numpy as np  # noqa: PLC0415 - 0.1 s, which an object of a few bytes need not wait for
+
         np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(data, np.uint8))
 
 
 def _copy_and_sum(target: memoryview, data: memoryview, crc: int) -> int:
+    if len(data) < _LARGE_COPY_BYTES:
+        target[:] = data
+        return crc32c_onward()(target, crc)
+    import numpy as np  # noqa: PLC0415 - as above
+
     to, of = np.frombuffer(target, np.uint8), np.frombuffer(data, np.uint8)
     onward = crc32c_onward()
     for start in range(0, len(data), _STEP_BYTES):

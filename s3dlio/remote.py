@@ -10,6 +10,7 @@ a small object costs one request in all. Every later request insists on the same
 from __future__ import annotations
 
 import copy
+import ctypes
 import itertools
 import os
 from collections import deque
@@ -17,10 +18,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
-from s3dlio.buffers import KIB, MIB, POOL, POOLED_FROM_BYTES, Lease, bytes_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW, map_all
 from s3dlio.errors import ForkError, OptionError, RangeError
+from s3dlio.memory import KIB, MIB, POOL, POOLED_FROM_BYTES, bytes_of
 from s3dlio.ranges import Span, split
 from s3dlio.stores.base import Store, Version
 from s3dlio.uri import Uri
@@ -79,14 +80,14 @@ class RemoteObject:
         self.uri = uri
         self._store = store
         self._token = token
-        head: list[Lease] = []
+        head: list[memoryview] = []
 
         def place(size: int) -> memoryview:
-            head.append(POOL.take(min(first_bytes, size)))
-            return bytes_of(head[0])
+            head.append(POOL.take_bytes(min(first_bytes, size)))
+            return head[0]
 
         self.version: Version = store.read_first(uri, 0, first_bytes, place, self._parent())
-        self._head = bytes_of(head[0]).toreadonly()
+        self._head = head[0].toreadonly()
 
     @property
     def size(self) -> int:
@@ -296,6 +297,6 @@ def _aligned(length: int, at: int) -> memoryview:
     shift = -at % ALIGNMENT
     if length + shift >= POOLED_FROM_BYTES:  # the pool's blocks are whole pages
         return bytes_of(POOL.take(length + shift))[shift:]
-    lease = POOL.take(length + ALIGNMENT)
-    shift = -(lease.__array_interface__["data"][0] + at) % ALIGNMENT
-    return bytes_of(lease)[shift : shift + length]
+    memory = memoryview(bytearray(length + ALIGNMENT))
+    shift = -(ctypes.addressof(ctypes.c_byte.from_buffer(memory)) + at) % ALIGNMENT
+    return memory[shift : shift + length]

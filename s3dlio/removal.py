@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 
 from s3dlio import listing
-from s3dlio.api import current_token, store_of
 from s3dlio.cancel import CancellationToken
+from s3dlio.context import current_token, store_of
 from s3dlio.crew import map_all
 from s3dlio.errors import OptionError, UriError
 from s3dlio.stores.upload import Pending

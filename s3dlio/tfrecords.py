@@ -18,7 +18,6 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from s3dlio.batches import run_batches
-from s3dlio.buffers import KIB, MIB, bytes_of, flat_bytes
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW, map_all
 from s3dlio.errors import FormatError, ObjectChangedError, OptionError, TFRecordError
@@ -26,6 +25,7 @@ from s3dlio.fetch import Fetcher, Read
 from s3dlio.formats.deflate import check_compression, unpacked
 from s3dlio.formats.tfrecord import FOOT, HEAD, beyond, compression_of, payload, records
 from s3dlio.formats.tfrecord_index import Index, Scanner, scan
+from s3dlio.memory import KIB, MIB, bytes_of, flat_bytes
 from s3dlio.options import StoreOptions
 from s3dlio.progress import Count, Tell, silence, telling
 from s3dlio.record_writer import TFRecordWriter

@@ -16,8 +16,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any, Literal
 
-from s3dlio.api import context_options, current_token, store_of
 from s3dlio.cancel import CancellationToken
+from s3dlio.context import context_options, current_token, store_of
 from s3dlio.errors import AccessDeniedError, AlreadyExistsError, NotFoundError, OptionError, TransferError
 from s3dlio.listing import Pattern
 from s3dlio.progress import Count, Tell, telling

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import s3dlio
-from s3dlio import api
+from s3dlio import context
 from s3dlio.buffers import BytesView
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW
@@ -56,7 +56,7 @@ def impatient(endpoint_url: str, **changes: Any) -> StoreOptions:
 @contextlib.contextmanager
 def verbs_with(monkeypatch: pytest.MonkeyPatch, options: StoreOptions) -> Iterator[StoreOptions]:
     """Makes the public verbs open their stores with these options, and closes the stores afterwards."""
-    monkeypatch.setattr(api, "shared_store", lambda uri, given=None: open_store(uri, given or options))
+    monkeypatch.setattr(context, "shared_store", lambda uri, given=None: open_store(uri, given or options))
     try:
         yield options
     finally:
@@ -92,7 +92,7 @@ def _sweep(uri: str) -> bytes:
     for connection in taken:
         client.keep(connection, token)
     client.usual = True
-    assert api.shared_store(parse(uri)).window(parse(uri), 2) > 1
+    assert context.shared_store(parse(uri)).window(parse(uri), 2) > 1
     return _with_other(uri)
 
 
@@ -109,7 +109,7 @@ class _Flowing(Batch):
 
 def _flow(uri: str) -> bytes:
     reads = [Read(parse(uri)), Read(parse(OTHER_URI))]
-    batch = _Flowing(api.shared_store(parse(uri)), reads, 2, CREW.get().token)
+    batch = _Flowing(context.shared_store(parse(uri)), reads, 2, CREW.get().token)
     batch.join()
     wanted, other = batch.views
     assert other == OTHER
@@ -124,7 +124,7 @@ def _with_other(uri: str) -> bytes:
 
 
 def _client(uri: str) -> Client:
-    store = api.shared_store(parse(uri))
+    store = context.shared_store(parse(uri))
     assert isinstance(store, RestStore)
     return store._call("get", parse(uri))[0].client
 

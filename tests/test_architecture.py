@@ -168,13 +168,7 @@ def test_a_framework_is_imported_in_its_own_room_only(framework: str) -> None:
         ),
         (
             "ssl",
-            {
-                "s3dlio.wire.channel",
-                "s3dlio.wire.connection",
-                "s3dlio.wire.client",
-                "s3dlio.wire.transport",
-                "s3dlio.wire.probe",
-            },
+            {"s3dlio.wire.secured", "s3dlio.wire.channel", "s3dlio.wire.probe"},
         ),
     ],
 )
@@ -196,9 +190,9 @@ def _foreign(module: str) -> frozenset[str]:
 
 def test_only_the_settings_read_the_environment() -> None:
     readers = {module for module in _MODULES if re.search(r"os\.(environ|getenv)", _MODULES[module].read_text())}
-    # RANK and WORLD_SIZE are not settings of ours; what the command line is told becomes the environment, and what
-    # the original's configure_s3 is, or DLIO.
-    launchers = {"s3dlio.torch.world", "s3dlio.cli.session", "s3dlio.compat.settings", _DLIO}
+    # RANK, WORLD_SIZE and SHELL are not settings of ours; what the command line is told becomes the environment, and
+    # what the original's configure_s3 is, or DLIO.
+    launchers = {"s3dlio.torch.world", "s3dlio.cli.session", "s3dlio.cli.completion", "s3dlio.compat.settings", _DLIO}
     assert readers <= {"s3dlio.options", "s3dlio.stores", "s3dlio.testing", "s3dlio._server_process"} | launchers
 
 

@@ -11,6 +11,8 @@ import hashlib
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import s3dlio
-from s3dlio import BytesView, OptionError, buffers
+from s3dlio import BytesView, OptionError, buffers, memory
 from s3dlio.buffers import KIB, MIB, BufferPool, flat_bytes, view_of, writable_bytes
 from tests.contract_base import in_child
 
@@ -301,8 +303,8 @@ def test_a_child_cannot_change_what_its_parent_sees() -> None:
 
 def test_a_read_takes_memory_for_the_object_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    real = buffers._map_private
-    monkeypatch.setattr(buffers, "_map_private", lambda size: (taken.append(size), real(size))[1])
+    real = memory._map_private
+    monkeypatch.setattr(memory, "_map_private", lambda size: (taken.append(size), real(size))[1])
     buffers.POOL.clear()
     s3dlio.put("memory://buffers/large", bytes(20 * MIB))
     assert len(s3dlio.get("memory://buffers/large")) == 20 * MIB
@@ -423,3 +425,18 @@ def _lazily_free() -> int:
     except (OSError, ValueError):
         pytest.skip("the kernel does not tell")
     return int(line.split()[1]) * KIB
+
+
+def test_few_bytes_need_no_numpy_and_many_bring_it() -> None:
+    program = """
+import sys
+from s3dlio.memory import POOL
+few = POOL.take_bytes(100)
+few[:4] = b"spam"
+assert "numpy" not in sys.modules and bytes(few[:4]) == b"spam" and len(few) == 100
+many = POOL.take_bytes(100_000)
+many[-1:] = b"x"
+assert "numpy" in sys.modules and len(many) == 100_000 and not many.readonly
+assert type(POOL.take(100)).__name__ == "Lease" and len(POOL.take_bytes(100)) == 100
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

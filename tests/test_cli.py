@@ -303,8 +303,8 @@ def test_more_is_told_when_asked(cli: Callable[..., Done], origin: FaultOrigin) 
     [
         (["nonsense"], 2, "no such command 'nonsense'"),
         (["ls"], 2, "missing argument"),
-        (["ls", "--nonsense", "x"], 2, "no such option: --nonsense"),
-        (["ls", "-j", "x"], 2, "no such option: -j"),
+        (["ls", "--nonsense", "x"], 2, "no such option:? '?--nonsense"),
+        (["ls", "-j", "x"], 2, "no such option:? '?-j"),
         (["get", "-r", "-j", "0", "x"], 2, "'--jobs'"),
         (["ls", "s4://b/"], 2, "did you mean 's3'"),
         (["ls", "s3:///"], 2, "no bucket"),
@@ -458,7 +458,7 @@ def test_what_terminals_obey_is_made_visible(text: str) -> None:
 def test_both_programs_and_the_extra_are_declared() -> None:
     assert _PROJECT["scripts"] == {"s3dlio": "s3dlio.cli:main", "s3-cli": "s3dlio.cli:main"}
     extras = _PROJECT["optional-dependencies"]
-    assert {re.split(r"\W", need)[0] for need in extras["cli"]} == {"typer", "rich"}
+    assert {re.split(r"\W", need)[0] for need in extras["cli"]} == {"click", "rich"}
     assert any("cli" in need for need in extras["dev"])
 
 

@@ -119,7 +119,7 @@ def test_without_a_uri_it_shows_what_is_in_effect(capfd: pytest.CaptureFixture[s
     code, steps, settings = examine(capfd)
     assert (code, steps) == (0, [])
     assert settings["s3dlio"]["value"] == s3dlio.__version__
-    assert "typer" in settings["extras"]["value"]
+    assert "click" in settings["extras"]["value"]
     assert "MISSING" not in settings["needs"]["value"]
     assert {
         f"{family}:// {what}" for family in ("s3", "gs", "az") for what in ("endpoint", "proxy", "credentials")

@@ -188,39 +188,143 @@ def test_only_who_asks_for_it_gets_a_traceback(bucket: FaultOrigin) -> None:
 
 
 def test_without_its_extra_it_says_what_to_install() -> None:
-    program = "import sys; sys.modules['typer'] = None; from s3dlio.cli import main; sys.exit(main(['ls', 'x']))"
+    program = "import sys; sys.modules['click'] = None; from s3dlio.cli import main; sys.exit(main(['ls', 'x']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "s3dlio: the command line needs typer and rich; pip install 's3dlio[cli]'\n"
+    assert done.stderr == "s3dlio: the command line needs click and rich; pip install 's3dlio[cli]'\n"
 
 
-def test_beginning_loads_nothing_heavy() -> None:
-    program = """
+#: What takes longer to import than a small command to run, and which none needs that moves few bytes.
+_HEAVY = (
+    "rich", "boto3", "botocore", "fsspec", "asyncio", "torch", "jax", "tensorflow", "lz4", "google", "numpy", "pydantic",
+    "ssl", "http.client", "importlib.metadata", "subprocess", "s3dlio.api",
+)  # fmt: skip
+_LOADS = f"""
 import sys
-from s3dlio.cli.app import run
-assert run(["ls", "--help"]) == 0
-heavy = ("rich", "boto3", "botocore", "fsspec", "asyncio", "torch", "jax", "tensorflow", "lz4", "google", "numpy")
-print([name for name in heavy if name in sys.modules], file=sys.stderr)
+from s3dlio.cli import main
+code = main(sys.argv[1:])
+print([name for name in {_HEAVY} if name in sys.modules], file=sys.stderr)
+sys.exit(code)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stderr == "[]\n"
+
+
+def loaded(*words: str | Path, env: dict[str, str] | None = None) -> str:
+    """Which heavy modules a command has imported at its end."""
+    command = [sys.executable, "-c", _LOADS, *map(str, words)]
+    direct = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    given = {**direct, **(env or {})}
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["cp", "--help"],
+        ["ls", "{}/d"],
+        ["ls", "-r", "-l", "{}/d"],
+        ["stat", "{}/d/a"],
+        ["get", "{}/d/a"],
+        ["put", "{}/new", "{}/d/a"],
+        ["cp", "{}/d/a", "{}/b"],
+        ["upload", "{}/d", "file://{}/up/"],
+        ["download", "file://{}/d/", "{}/down"],
+        ["rm", "{}/d/a"],
+        ["mkdir", "{}/made"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_on_few_local_bytes_loads_nothing_heavy(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a").write_text("spam")
+    assert loaded(*(word.format(tmp_path) for word in words)) == "[]"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ls", "s3://bucket/"],
+        ["get", "s3://bucket/1"],
+        ["cp", "s3://bucket/1", "{}/x"],
+        ["cp", "{}/a", "s3://bucket/new"],
+    ],
+    ids=" ".join,
+)
+def test_with_keys_in_the_environment_s3_needs_no_botocore(
+    tmp_path: Path, bucket: FaultOrigin, words: list[str]
+) -> None:
+    (tmp_path / "a").write_text("spam")
+    nobody = {name: str(tmp_path / "none") for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")}
+    keys = {"AWS_SKIP_SIGNATURE": "", "AWS_ACCESS_KEY_ID": "spam", "AWS_SECRET_ACCESS_KEY": "eggs"}
+    assert loaded(*(word.format(tmp_path) for word in words), env=nobody | keys) == "[]"
+    signed = bucket.requests[-1].headers["authorization"]
+    assert "Credential=spam/" in signed
 
 
 # -- shells and terminals -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["s3dlio", "s3-cli"])
-def test_a_shell_can_complete_commands(tmp_path: Path, name: str) -> None:
-    program = tmp_path / name  # as pip writes it
+def installed(folder: Path, name: str) -> Path:
+    """The program as pip writes it."""
+    program = folder / name
     program.write_text(f"#!{sys.executable}\nimport sys\nfrom s3dlio.cli import main\nsys.exit(main())\n")
     program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize("name", ["s3dlio", "s3-cli"])
+def test_a_shell_can_complete_commands(tmp_path: Path, name: str) -> None:
+    program = installed(tmp_path, name)
     variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
     asked = {**os.environ, "COMP_WORDS": f"{name} list-b", "COMP_CWORD": "1"}
-    for mode, said in (("complete_bash", "list-buckets"), ("source_zsh", name)):
+    for mode, said in (("bash_complete", "list-buckets"), ("zsh_source", name)):
         env = {**asked, variable: mode}
         done = subprocess.run([program], env=env, capture_output=True, text=True, timeout=60, check=False)
         assert said in done.stdout
         assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("shell", "script", "rc"),
+    [
+        ("bash", ".bash_completions/s3-cli.sh", ".bashrc"),
+        ("zsh", ".zfunc/_s3-cli", ".zshrc"),
+        ("fish", ".config/fish/completions/s3-cli.fish", None),
+    ],
+)
+def test_completion_is_installed_where_the_shell_looks_and_once(
+    tmp_path: Path, shell: str, script: str, rc: str | None
+) -> None:
+    program = installed(tmp_path, "s3-cli")
+    (tmp_path / ".bashrc").write_text("export A=1")  # without its line end
+    env = {**os.environ, "HOME": str(tmp_path), "SHELL": f"/bin/{shell}"}
+    for _ in range(2):
+        done = subprocess.run(
+            [program, "--install-completion"], env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert str(tmp_path / script) in done.stdout
+    shown = subprocess.run(
+        [program, "--show-completion"], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "_S3_CLI_COMPLETE" in shown.stdout
+    assert (tmp_path / script).read_text() == shown.stdout
+    if rc:
+        lines = (tmp_path / rc).read_text().splitlines()
+        assert len(lines) == len(set(lines)) == (2 if shell == "bash" else 1)
+        assert any(word in lines[-1] for word in (script, "compinit"))
+
+
+def test_completion_for_an_unknown_shell_says_what_to_do() -> None:
+    env = {**os.environ, "SHELL": "/bin/tcsh"}
+    done = subprocess.run(
+        [*_PROGRAM, "--show-completion"], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "bash, zsh, fish" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [(b"y\n", 0, []), (b"n\n", 2, ["a"]), (b"\n", 2, ["a"])])

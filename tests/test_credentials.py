@@ -129,6 +129,43 @@ def test_a_file_that_cannot_be_read_is_named(bucket: str, config: Path) -> None:
         s3dlio.get(f"{bucket}x")
 
 
+@pytest.mark.parametrize("token", ["AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", ""])
+def test_keys_of_the_environment_are_those_that_botocore_finds(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "spam")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "eggs")
+    for name in ("AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    if token:
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "ham")
+        monkeypatch.setenv(token, "bacon")
+    frozen = credentials.aws_session(None).get_credentials().get_frozen_credentials()
+    monkeypatch.setattr(credentials, "aws_session", None)  # is not asked
+    pair = AwsIdentity(StoreOptions()).current()
+    assert pair == KeyPair(frozen.access_key, frozen.secret_key, frozen.token or "")
+    assert pair == KeyPair("spam", "eggs", "bacon" if token else "")
+
+
+def test_keys_of_the_environment_that_end_are_left_to_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "spam")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "eggs")
+    ended = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", ended.isoformat())
+    with pytest.raises(AccessDeniedError, match="cannot be renewed"):
+        AwsIdentity(StoreOptions()).current()
+
+
+def test_without_files_nobody_looks_for_settings_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "config"
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    with monkeypatch.context() as nobody:
+        nobody.setattr(credentials, "aws_session", None)
+        assert not any(credentials.aws_settings(None))
+    config.write_text("[default]\nregion = eu-north-1\nendpoint_url = http://127.0.0.1:1\n")
+    assert credentials.aws_settings(None)[:2] == ("eu-north-1", "http://127.0.0.1:1")
+
+
 def test_half_a_key_pair_is_refused(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "credentials").write_text("[default]\naws_access_key_id = half\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import s3dlio
-from s3dlio.api import store_of
+from s3dlio.context import store_of
 from s3dlio.errors import (
     AlreadyExistsError,
     CheckpointError,

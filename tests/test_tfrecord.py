@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 import s3dlio
 from s3dlio import checksums, progress
 from s3dlio.errors import ClosedError, ForkError, NotFoundError, OptionError, StoreError, TFRecordError, UriError
+from s3dlio.formats import row_sums
 from s3dlio.formats.tfrecord import frame_foot, frame_head, payload, records
 from s3dlio.formats.tfrecord_index import Entry, Index, scan
 from s3dlio.tfrecords import (
@@ -111,8 +112,8 @@ def test_sums_are_those_of_the_definition(data: bytes) -> None:
 def test_many_sums_at_once_are_the_same(numbers: list[int]) -> None:
     rows = np.array(numbers, "<u8").view(np.uint8).reshape(-1, 8)
     sums = [plain_crc(bytes(row)) for row in rows]
-    assert checksums.crc32c_of_rows(rows).tolist() == sums
-    assert checksums.unmask_many(np.array([plain_mask(each) for each in sums], np.uint32)).tolist() == sums
+    assert row_sums.crc32c_of_rows(rows).tolist() == sums
+    assert row_sums.unmask_many(np.array([plain_mask(each) for each in sums], np.uint32)).tolist() == sums
 
 
 @settings(max_examples=150)

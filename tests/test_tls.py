@@ -23,8 +23,8 @@ from s3dlio.stores import close_stores, open_store
 from s3dlio.testing import S3Server
 from s3dlio.uri import parse
 from s3dlio.wire.channel import Timeouts
-from s3dlio.wire.client import tls_context
 from s3dlio.wire.connection import Connection
+from s3dlio.wire.secured import tls_context
 from tests.patience import SOON_S
 from tests.reading import (
     CHUNK,

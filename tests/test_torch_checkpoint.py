@@ -491,7 +491,7 @@ _RANK = textwrap.dedent("""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-    from s3dlio.api import store_of
+    from s3dlio.context import store_of
     from s3dlio.torch import S3StorageReader, S3StorageWriter
     from s3dlio.uri import parse
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import s3dlio
-from s3dlio import api
+from s3dlio import context
 from s3dlio.errors import (
     AccessDeniedError,
     NotFoundError,
@@ -670,7 +670,7 @@ def test_a_retry_is_sent_to_where_it_is_signed_for(
     origin: FaultOrigin, store: StoreOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FaultOrigin({PATH: CHANGED}) as elsewhere:
-        s3_store = api.shared_store(parse(URI))
+        s3_store = context.shared_store(parse(URI))
         assert isinstance(s3_store, S3Store)
         there = Site(make_transport(store, elsewhere.endpoint_url), "/bucket", "eu-north-1")
         plain = origin.steps_for

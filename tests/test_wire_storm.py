@@ -161,10 +161,10 @@ class Weather:
             self.check(uri, got)
 
     def _stream(self, uris: list[str]) -> None:
-        from s3dlio import api
+        from s3dlio import context
 
         reads = [Read(parse(uri)) for uri in uris]
-        fetcher = Fetcher(api.shared_store(reads[0].uri))
+        fetcher = Fetcher(context.shared_store(reads[0].uri))
         ordered = self.chance.random() < 0.5
         seen = 0
         for read, got in fetcher.stream(reads, budget_bytes=4 * MIB, ordered=ordered):

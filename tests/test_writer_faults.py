@@ -29,6 +29,7 @@ from s3dlio import (
     StoreTimeoutError,
     StoreUnavailableError,
     WriterOptions,
+    context,
     sender,
 )
 from s3dlio.errors import CancelledError, ForkError, IntegrityError
@@ -95,7 +96,7 @@ def small(origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faul
     monkeypatch.setattr(S3Store, "limits", Limits(most_parts=10_000))
     with verbs_with(monkeypatch, impatient(origin.endpoint_url, read_timeout_s=0.5, max_attempts=3)):
         # Writers look their stores up by a name of their own.
-        monkeypatch.setattr("s3dlio.object_writer.store_of", s3dlio.api.shared_store)
+        monkeypatch.setattr("s3dlio.object_writer.store_of", context.shared_store)
         yield origin
 
 

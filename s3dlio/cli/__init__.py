@@ -6,6 +6,7 @@ the doors, as any user's program does, and nothing stands on it.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import signal
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-_NOT_INSTALLED = "s3dlio: the command line needs typer and rich; pip install 's3dlio[cli]'\n"
+_NOT_INSTALLED = "s3dlio: the command line needs click and rich; pip install 's3dlio[cli]'\n"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -31,14 +32,15 @@ def main(args: Sequence[str] | None = None) -> int:
         app = importlib.import_module("s3dlio.cli.app")
         code: int = app.run(sys.argv[1:] if args is None else [*args])
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
+        if (error.name or "").partition(".")[0] not in ("click", "rich"):
             raise
         sys.stderr.write(_NOT_INSTALLED)
         return 1
     except KeyboardInterrupt:  # before a command has begun
         sys.stderr.write("s3dlio: interrupted\n")
         code = 130
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's end ...
+    gc.freeze()  # ... which would look through all modules for garbage: 13 ms
     return code
 
 

@@ -1,96 +1,120 @@
 """The program: its commands, and what is said when its words make no sense.
 
-Floor 7. Knows the groups of commands; must not know what they do.
+Floor 7. Knows the names of commands and where each is; must not know what they do.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-from s3dlio.cli import buckets, doctor, measure, objects, oplog, show, transfers
+from s3dlio.cli import show
 from s3dlio.cli.failing import FAILED, INTERRUPTED, MISUSED
 from s3dlio.cli.session import before_the_command, with_common_options
+from s3dlio.cli.words import HELP_NAMES, LazyGroup, command, parameters
 from s3dlio.version import VERSION
 
-app = typer.Typer(
-    name="s3dlio",
-    help="Objects on s3://, gs://, az://, file://, direct:// and whatever fsspec knows; plain paths are files.",
-    no_args_is_help=True,
-    rich_markup_mode=None,  # plain help comes in a third of the time
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-_oplog = typer.Typer(help="Read operation logs (see --op-log), or do again what they tell.", no_args_is_help=True)
-app.add_typer(_oplog, name="oplog")
-
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "ls": objects.ls,
-    "stat": objects.stat,
-    "get": objects.get,
-    "put": transfers.put,
-    "put-streaming": transfers.put_streaming,
-    "upload": transfers.upload,
-    "download": transfers.download,
-    "cp": transfers.cp,
-    "rm": objects.rm,
-    "mkdir": objects.mkdir,
-    "list-buckets": buckets.list_buckets,
-    "create-bucket": buckets.create_bucket,
-    "delete-bucket": buckets.delete_bucket,
-    "mp-get": measure.mp_get,
-    "bench": measure.bench,
-    "generate": transfers.generate,
-    "tfrecord-index": transfers.tfrecord_index,
-    "doctor": doctor.doctor,
+#: Name -> where it is.
+_COMMANDS = {
+    "ls": "s3dlio.cli.objects:ls",
+    "stat": "s3dlio.cli.objects:stat",
+    "get": "s3dlio.cli.objects:get",
+    "put": "s3dlio.cli.transfers:put",
+    "put-streaming": "s3dlio.cli.transfers:put_streaming",
+    "upload": "s3dlio.cli.transfers:upload",
+    "download": "s3dlio.cli.transfers:download",
+    "cp": "s3dlio.cli.transfers:cp",
+    "rm": "s3dlio.cli.objects:rm",
+    "mkdir": "s3dlio.cli.objects:mkdir",
+    "list-buckets": "s3dlio.cli.buckets:list_buckets",
+    "create-bucket": "s3dlio.cli.buckets:create_bucket",
+    "delete-bucket": "s3dlio.cli.buckets:delete_bucket",
+    "mp-get": "s3dlio.cli.measure:mp_get",
+    "bench": "s3dlio.cli.measure:bench",
+    "generate": "s3dlio.cli.transfers:generate",
+    "tfrecord-index": "s3dlio.cli.transfers:tfrecord_index",
+    "doctor": "s3dlio.cli.doctor:doctor",
+    "oplog": "s3dlio.cli.app:_oplog",
 }
-for _name, _function in _COMMANDS.items():
-    app.command(_name)(with_common_options(_function))
-_oplog.command("summary")(with_common_options(oplog.summary))
-_oplog.command("replay")(with_common_options(oplog.replay))
+_OPLOG_COMMANDS = {"summary": "s3dlio.cli.oplog:summary", "replay": "s3dlio.cli.oplog:replay"}
 
 
-def _tell_version(wanted: bool) -> None:
+def _made(name: str, what: Callable[..., None] | click.Command) -> click.Command:
+    return what if isinstance(what, click.Command) else command(name, with_common_options(what))
+
+
+def _tell_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
         show.line(f"s3dlio {VERSION}")
-        raise typer.Exit
+        context.exit()
 
 
-@app.callback()
+def _tell_completion(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    """Show or install what lets the user's shell complete words."""
+    if wanted and not context.resilient_parsing:
+        from s3dlio.cli import completion
+
+        act = completion.install if parameter.name == "install_completion" else completion.script
+        name = context.info_name or ""
+        show.line(act(context.command, "s3dlio" if " " in name else name))  # "python -m s3dlio" is no name
+        context.exit()
+
+
+def _flag(name: str, act: Callable[..., None], text: str) -> click.Option:
+    return click.Option([name], is_flag=True, is_eager=True, expose_value=False, callback=act, help=text)
+
+
 @before_the_command
-def _begin(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
+def _begin() -> None:
     pass
+
+
+_settings: dict[str, Any] = {"no_args_is_help": True, "context_settings": {"help_option_names": HELP_NAMES}}
+app = LazyGroup(
+    _COMMANDS,
+    _made,
+    name="s3dlio",
+    help="Objects on s3://, gs://, az://, file://, direct:// and whatever fsspec knows; plain paths are files.",
+    callback=_begin,
+    params=[
+        _flag("--version", _tell_version, "Show the version."),
+        *parameters(_begin),
+        _flag("--install-completion", _tell_completion, "Install completion for the shell in use."),
+        _flag("--show-completion", _tell_completion, "Show completion for the shell in use, to put it where you like."),
+    ],
+    **_settings,
+)
+_oplog = LazyGroup(
+    _OPLOG_COMMANDS,
+    _made,
+    name="oplog",
+    help="Read operation logs (see --op-log), or do again what they tell.",
+    **_settings,
+)
 
 
 def run(args: Sequence[str]) -> int:
     """Run one command; return its exit code, for which see :func:`s3dlio.cli.main`."""
     try:
         code: Any = app(args=[*args], standalone_mode=False)
-    except typer.Abort:
+    except click.Abort:
         show.note("interrupted")
         return INTERRUPTED
-    except Exception as error:
-        # Which classes these are differs from one release of typer to the next; what they can do does not.
-        if not hasattr(error, "format_message"):
-            raise
-        if type(error).__name__ == "NoArgsIsHelpError":
-            sys.stderr.write(f"{error.format_message()}\n")
-        else:
-            show.note(_usage(error))
-        return int(getattr(error, "exit_code", FAILED))
+    except click.exceptions.NoArgsIsHelpError as help_wanted:
+        sys.stderr.write(f"{help_wanted.format_message()}\n")
+        return help_wanted.exit_code
+    except click.ClickException as error:
+        show.note(_usage(error))
+        return error.exit_code or FAILED
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: Any) -> str:
-    text = " ".join(str(error.format_message()).split()).rstrip(".")
+def _usage(error: click.ClickException) -> str:
+    text = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     path = getattr(context, "command_path", "") or "s3dlio"
-    advice = f"; try '{path} --help'" if getattr(error, "exit_code", 0) == MISUSED else ""
+    advice = f"; try '{path} --help'" if error.exit_code == MISUSED else ""
     return f"{text[:1].lower()}{text[1:]}{advice}"

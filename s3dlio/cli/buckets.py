@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from s3dlio.cli import show
 from s3dlio.cli.session import current
+from s3dlio.cli.words import Argument
 
-Name = Annotated[str, typer.Argument(metavar="BUCKET", help="A URI such as gs://name, or the name of an S3 bucket.")]
+Name = Annotated[str, Argument(metavar="BUCKET", help="A URI such as gs://name, or the name of an S3 bucket.")]
 
 
 def list_buckets(
-    uri: Annotated[str, typer.Argument(metavar="[URI]", help="A scheme such as gs:// or az://account.")] = "s3://",
+    uri: Annotated[str, Argument(metavar="[URI]", help="A scheme such as gs:// or az://account.")] = "s3://",
 ) -> None:
     """List the buckets or containers that the credentials can see."""
     from s3dlio import buckets

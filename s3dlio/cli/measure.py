@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
-import typer
-
 from s3dlio.cli import show
 from s3dlio.cli.failing import message
 from s3dlio.cli.session import current
+from s3dlio.cli.words import Argument, Option
 from s3dlio.uri import from_path_or_uri, join
 
 #: What reads hold in memory at once.
@@ -65,10 +64,10 @@ def percentile(values: Sequence[float], share: int) -> float:
 
 
 def bench(
-    uri: Annotated[str, typer.Argument(help="A bucket, prefix or directory of yours to write below.")],
-    num: Annotated[int, typer.Option("--num", "-n", min=1, help="Objects.")] = 64,
-    size: Annotated[str, typer.Option("--size", "-s", help="Bytes of each, such as 8MiB.")] = "4MiB",
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Objects at once.")] = 32,
+    uri: Annotated[str, Argument(help="A bucket, prefix or directory of yours to write below.")],
+    num: Annotated[int, Option("--num", "-n", least=1, help="Objects.")] = 64,
+    size: Annotated[str, Option("--size", "-s", help="Bytes of each, such as 8MiB.")] = "4MiB",
+    jobs: Annotated[int, Option("--jobs", "-j", least=1, help="Objects at once.")] = 32,
 ) -> None:
     """Measure puts and gets on a bucket: writes objects below a new prefix, reads them, deletes them."""
     prefix = join(from_path_or_uri(uri), f"s3dlio-bench-{secrets.token_hex(8)}/")
@@ -104,19 +103,19 @@ def _taken_away(prefix: str, uris: Sequence[str]) -> Iterator[None]:
 
 
 def _puts(uris: Sequence[str], data: bytes, jobs: int) -> Phase:
-    from s3dlio import api
+    from s3dlio.context import current_token, store_of
     from s3dlio.crew import map_all
     from s3dlio.sender import send_whole
     from s3dlio.stores.base import PutOptions
     from s3dlio.uri import parse
 
-    store, body = api.store_of(parse(uris[0])), memoryview(data)
+    store, body = store_of(parse(uris[0])), memoryview(data)
 
     def write(uri: str, token: Any) -> float:
         return _timed(lambda: send_whole(store, parse(uri), body, PutOptions(), token))
 
     began = time.perf_counter()
-    latencies = map_all(write, uris, jobs, api.current_token())
+    latencies = map_all(write, uris, jobs, current_token())
     return Phase("put", len(uris), len(uris) * len(data), time.perf_counter() - began, latencies)
 
 
@@ -155,11 +154,11 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def mp_get(
-    uri: Annotated[str, typer.Argument(help="A prefix; or with --template what stands before the numbers.")],
-    procs: Annotated[int, typer.Option("--procs", min=1, help="Processes.")] = 4,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Objects at once in each.")] = 64,
-    num: Annotated[int, typer.Option("--num", "-n", min=1, help="Objects.")] = 1000,
-    template: Annotated[str | None, typer.Option("--template", help="Names of the objects, such as a-{:06d}.")] = None,
+    uri: Annotated[str, Argument(help="A prefix; or with --template what stands before the numbers.")],
+    procs: Annotated[int, Option("--procs", least=1, help="Processes.")] = 4,
+    jobs: Annotated[int, Option("--jobs", "-j", least=1, help="Objects at once in each.")] = 64,
+    num: Annotated[int, Option("--num", "-n", least=1, help="Objects.")] = 1000,
+    template: Annotated[str | None, Option("--template", help="Names of the objects, such as a-{:06d}.")] = None,
 ) -> None:
     """Read objects in several processes and keep nothing: how fast can this machine read?"""
     from s3dlio import mp_reading

@@ -13,12 +13,11 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from s3dlio.cli import show
 from s3dlio.cli.failing import Misused
 from s3dlio.cli.session import current
-from s3dlio.uri import Uri, from_path_or_uri, parse
+from s3dlio.cli.words import Argument, Option
+from s3dlio.uri import Uri, from_path_or_uri, parse, parse_object
 
 if TYPE_CHECKING:
     from s3dlio.stores.base import Entry
@@ -29,19 +28,19 @@ _TIME = "%Y-%m-%d %H:%M:%S"
 
 Pattern = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--pattern", "-p", help="Only what matches: a glob, or a regex if it has signs of one (glob:..., regex:...)."
     ),
 ]
-Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="All that lies below.")]
+Recursive = Annotated[bool, Option("--recursive", "-r", help="All that lies below.")]
 
 
 def ls(
-    uri: Annotated[str, typer.Argument(help="A prefix, bucket or directory.")],
+    uri: Annotated[str, Argument(help="A prefix, bucket or directory.")],
     recursive: Recursive = False,
     pattern: Pattern = None,
-    long: Annotated[bool, typer.Option("--long", "-l", help="With size and time.")] = False,
-    count_only: Annotated[bool, typer.Option("--count-only", "-c", help="Only how many objects and bytes.")] = False,
+    long: Annotated[bool, Option("--long", "-l", help="With size and time.")] = False,
+    count_only: Annotated[bool, Option("--count-only", "-c", help="Only how many objects and bytes.")] = False,
 ) -> None:
     """List what begins with URI, one line each, as it comes; --json gives a JSON object a line."""
     found = _Found()
@@ -89,7 +88,7 @@ class _Found:
 
 def _entries(text: str, pattern: str | None, *, recursive: bool) -> Iterator[Entry]:
     from s3dlio import listing
-    from s3dlio.api import current_token, store_of
+    from s3dlio.context import current_token, store_of
 
     where = parse(from_path_or_uri(text))
     for entry in listing.scan(store_of(where), where, pattern, current_token(), recursive=recursive):
@@ -111,31 +110,30 @@ def _show(where: Uri, entry: Entry, number: int, *, long: bool) -> None:
         show.line(str(where), now=now)
 
 
-def stat(uris: Annotated[list[str], typer.Argument(metavar="URI...", help="Objects.")]) -> None:
+def stat(uris: Annotated[list[str], Argument(metavar="URI...", help="Objects.")]) -> None:
     """Show what is known of objects without reading them."""
-    from s3dlio import api
+    from s3dlio.context import current_token, store_of
 
     for number, uri in enumerate(uris):
         whole = from_path_or_uri(uri)
-        info = {"uri": whole, **api.stat(whole)}
+        where = parse_object(whole, "stat")
+        info = {"uri": whole, **store_of(where).head(where, current_token()).as_mapping()}
         if number and not current().as_json:
             show.line("")
         show.fields(info, as_json=current().as_json)
 
 
 def get(
-    uri: Annotated[str, typer.Argument(help="The object; with -r a prefix.")],
-    dest: Annotated[
-        str, typer.Argument(metavar="[FILE]", help="A file, directory or URI; - is standard output.")
-    ] = "-",
-    offset: Annotated[int, typer.Option("--offset", min=0, help="First byte.")] = 0,
-    length: Annotated[int | None, typer.Option("--length", min=0, help="Most bytes.")] = None,
-    decompress: Annotated[bool, typer.Option("--decompress", help="Expand .zst, .gz and .lz4.")] = False,
+    uri: Annotated[str, Argument(help="The object; with -r a prefix.")],
+    dest: Annotated[str, Argument(metavar="[FILE]", help="A file, directory or URI; - is standard output.")] = "-",
+    offset: Annotated[int, Option("--offset", least=0, help="First byte.")] = 0,
+    length: Annotated[int | None, Option("--length", least=0, help="Most bytes.")] = None,
+    decompress: Annotated[bool, Option("--decompress", help="Expand .zst, .gz and .lz4.")] = False,
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Read all below, keep nothing, tell the rate (see download).")
+        bool, Option("--recursive", "-r", help="Read all below, keep nothing, tell the rate (see download).")
     ] = False,
     pattern: Pattern = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Objects at once, with -r.")] = 64,
+    jobs: Annotated[int, Option("--jobs", "-j", least=1, help="Objects at once, with -r.")] = 64,
 ) -> None:
     """Read an object into FILE, which appears whole or not at all, or to standard output."""
     if recursive:
@@ -164,7 +162,7 @@ def _expanded(where: Uri) -> tuple[int, Iterable[memoryview]]:
 
 def _pieces(where: Uri, offset: int, length: int | None) -> tuple[int, Iterable[memoryview]]:
     """Return the length of a range, and its bytes piece by piece, read ahead, of one version of the object."""
-    from s3dlio.api import current_token, store_of
+    from s3dlio.context import current_token, store_of
     from s3dlio.errors import RangeError
     from s3dlio.remote import RemoteObject
 
@@ -252,13 +250,13 @@ def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 
 def rm(
-    uris: Annotated[list[str], typer.Argument(metavar="URI...", help="Objects; with -r prefixes and directories.")],
+    uris: Annotated[list[str], Argument(metavar="URI...", help="Objects; with -r prefixes and directories.")],
     recursive: Recursive = False,
     pattern: Pattern = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would go, delete nothing.")] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", "-n", help="Show what would go, delete nothing.")] = False,
     pending: Annotated[
-        bool, typer.Option("--pending", help="Not objects, but what killed writers have left for more than a day.")
+        bool, Option("--pending", help="Not objects, but what killed writers have left for more than a day.")
     ] = False,
 ) -> None:
     """Delete objects; one that is not there is fine. With -r it asks first."""
@@ -307,7 +305,7 @@ def _check_removal(places: list[str], pattern: str | None, *, recursive: bool) -
 
 def _show_removal(places: list[str], pattern: str | None, *, recursive: bool) -> None:
     from s3dlio import listing
-    from s3dlio.api import current_token, store_of
+    from s3dlio.context import current_token, store_of
 
     for place in places:
         where = parse(place)
@@ -332,7 +330,7 @@ def _ask(places: list[str], pattern: str | None) -> None:
         raise Misused(msg)
 
 
-def mkdir(uris: Annotated[list[str], typer.Argument(metavar="URI...", help="Directories.")]) -> None:
+def mkdir(uris: Annotated[list[str], Argument(metavar="URI...", help="Directories.")]) -> None:
     """Make directories and their parents; on object stores an empty object whose key ends in /."""
     from s3dlio import buckets
 

@@ -8,20 +8,17 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-import typer
-
 from s3dlio.cli import show
 from s3dlio.cli.session import current
+from s3dlio.cli.words import Argument, Option
 from s3dlio.uri import from_path_or_uri
 
-Log = Annotated[str, typer.Argument(metavar="FILE", help="An operation log, plain or .zst.")]
+Log = Annotated[str, Argument(metavar="FILE", help="An operation log, plain or .zst.")]
 
 
 def summary(
     file: Log,
-    plot: Annotated[
-        str | None, typer.Option("--plot", metavar="PNG", help="Draw it as well (needs matplotlib).")
-    ] = None,
+    plot: Annotated[str | None, Option("--plot", metavar="PNG", help="Draw it as well (needs matplotlib).")] = None,
 ) -> None:
     """Show counts, bytes, rates and times by operation."""
     from s3dlio import oplog_reading
@@ -49,8 +46,8 @@ def _row(part: dict[str, Any]) -> list[str]:
 
 def replay(
     file: Log,
-    target: Annotated[str, typer.Argument(metavar="URI", help="The prefix to work on.")],
-    speed: Annotated[float, typer.Option("--speed", min=0.0, help="2: in half of the time it took; 0: at once.")] = 1.0,
+    target: Annotated[str, Argument(metavar="URI", help="The prefix to work on.")],
+    speed: Annotated[float, Option("--speed", least=0.0, help="2: in half of the time it took; 0: at once.")] = 1.0,
 ) -> None:
     """Do again, against another prefix, what a log tells, at the times it tells."""
     from s3dlio import oplog_replay

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Annotated, Any
 
-import typer
+import click
 
 from s3dlio.cli import show
 from s3dlio.cli.failing import Ended, Misused, told
+from s3dlio.cli.words import Option
 from s3dlio.texts import url_fault
 
 #: Scheme -> the variable that names its server; the strongest where there are several.
@@ -65,32 +66,31 @@ class Session:
         return dataclasses.replace(base, **said)
 
 
-_PANEL = "Options of every command"
 _OPTIONS: dict[str, tuple[Any, Any]] = {
     "verbose": (
-        Annotated[int, typer.Option("--verbose", "-v", count=True, show_default=False, rich_help_panel=_PANEL,
+        Annotated[int, Option("--verbose", "-v", counted=True,
                                     help="Tell more; -vv tells every retry, and where an error arose.")],
         0,
     ),
     "quiet": (
-        Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=_PANEL, help="No progress bar and no sums.")],
+        Annotated[bool, Option("--quiet", "-q", help="No progress bar and no sums.")],
         False,
     ),
     "as_json": (
-        Annotated[bool, typer.Option("--json", rich_help_panel=_PANEL, help="JSON on standard output.")],
+        Annotated[bool, Option("--json", help="JSON on standard output.")],
         False,
     ),
     "endpoint_url": (
-        Annotated[str | None, typer.Option("--endpoint-url", metavar="URL", rich_help_panel=_PANEL,
+        Annotated[str | None, Option("--endpoint-url", metavar="URL",
                                            help="The server; of s3:// if several schemes are named.")],
         None,
     ),
     "region": (
-        Annotated[str | None, typer.Option("--region", metavar="NAME", rich_help_panel=_PANEL, help="The S3 region.")],
+        Annotated[str | None, Option("--region", metavar="NAME", help="The S3 region.")],
         None,
     ),
     "op_log": (
-        Annotated[str | None, typer.Option("--op-log", metavar="FILE", rich_help_panel=_PANEL,
+        Annotated[str | None, Option("--op-log", metavar="FILE",
                                            help="Write down every operation; .zst is compressed.")],
         None,
     ),
@@ -114,7 +114,7 @@ def with_common_options(function: Callable[..., None]) -> Callable[..., None]:
             with told(session.verbose), _in_effect(session, _families(words.values())):
                 function(**words)
         except Ended as end:
-            raise typer.Exit(end.code) from end
+            raise click.exceptions.Exit(end.code) from end
         finally:
             _current.reset(reset)
 
@@ -132,7 +132,7 @@ def before_the_command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _with_more_words(function: Callable[..., None], run: Callable[..., None]) -> Callable[..., None]:
-    """Let ``run`` look as ``function`` does with the common options, for typer reads signatures."""
+    """Let ``run`` look as ``function`` does with the common options, for signatures say what a command takes."""
     functools.update_wrapper(run, function)
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

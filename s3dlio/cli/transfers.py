@@ -10,13 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from s3dlio.cli import show
 from s3dlio.cli.failing import Misused
 from s3dlio.cli.objects import Pattern
 from s3dlio.cli.session import current
-from s3dlio.uri import from_path_or_uri
+from s3dlio.cli.words import Argument, Option
+from s3dlio.uri import from_path_or_uri, parse_object
 
 if TYPE_CHECKING:
     from s3dlio.progress import Tell
@@ -26,21 +25,21 @@ if TYPE_CHECKING:
 _WHOLE_BYTES = 64 * 1024**2
 _STDIN = "-"
 
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Objects at once.")]
-Update = Annotated[bool, typer.Option("--update", "-u", help="Leave out what is there already and the same.")]
-Type = Annotated[str | None, typer.Option("--content-type", metavar="TYPE", help="Media type of the object.")]
-Metadata = Annotated[list[str] | None, typer.Option("--metadata", metavar="NAME=VALUE", help="Your own; repeatable.")]
-New = Annotated[bool, typer.Option("--new", help="Refuse to replace an object.")]
-ObjectType = Annotated[str, typer.Option("--object-type", "-o", help="raw, zeros, npz, tfrecord or hdf5.")]
-Dedup = Annotated[int, typer.Option("--dedup", min=1, help="Each block comes so many times.")]
-Compress = Annotated[int, typer.Option("--compress", min=1, help="Bytes compress to one part of so many.")]
-Size = Annotated[str, typer.Option("--size", "-s", help="Bytes of each object, such as 8MiB.")]
+Jobs = Annotated[int, Option("--jobs", "-j", least=1, help="Objects at once.")]
+Update = Annotated[bool, Option("--update", "-u", help="Leave out what is there already and the same.")]
+Type = Annotated[str | None, Option("--content-type", metavar="TYPE", help="Media type of the object.")]
+Metadata = Annotated[list[str] | None, Option("--metadata", metavar="NAME=VALUE", help="Your own; repeatable.")]
+New = Annotated[bool, Option("--new", help="Refuse to replace an object.")]
+ObjectType = Annotated[str, Option("--object-type", "-o", help="raw, zeros, npz, tfrecord or hdf5.")]
+Dedup = Annotated[int, Option("--dedup", least=1, help="Each block comes so many times.")]
+Compress = Annotated[int, Option("--compress", least=1, help="Bytes compress to one part of so many.")]
+Size = Annotated[str, Option("--size", "-s", help="Bytes of each object, such as 8MiB.")]
 
 
 def put(
-    uri: Annotated[str, typer.Argument(help="The object; with -n a template such as s3://b/a-{:04d}.bin.")],
-    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="A file; - is standard input.")] = None,
-    num: Annotated[int | None, typer.Option("--num", "-n", min=1, help="Make so many objects up instead.")] = None,
+    uri: Annotated[str, Argument(help="The object; with -n a template such as s3://b/a-{:04d}.bin.")],
+    file: Annotated[str | None, Argument(metavar="[FILE]", help="A file; - is standard input.")] = None,
+    num: Annotated[int | None, Option("--num", "-n", least=1, help="Make so many objects up instead.")] = None,
     size: Size = "20MiB",
     object_type: ObjectType = "raw",
     dedup: Dedup = 1,
@@ -65,21 +64,26 @@ def put(
     if file == _STDIN or not os.path.isfile(file) or os.path.getsize(file) > _WHOLE_BYTES:
         _stream(uri, file, None, None, how)
         return
-    from s3dlio import api
-
     with open(file, "rb") as source:
         data = source.read()
-    api.put(_named(uri, file), data, **how)
+    _send(_named(uri, file), data, how)
     _sent(_named(uri, file), len(data), 1)
 
 
+def _send(uri: str, data: bytes, how: dict[str, Any]) -> None:
+    from s3dlio.context import current_token, store_of
+    from s3dlio.sender import send_whole
+    from s3dlio.stores.base import PutOptions
+
+    where = parse_object(uri, "put")
+    send_whole(store_of(where), where, memoryview(data), PutOptions(**how), current_token())
+
+
 def put_streaming(
-    uri: Annotated[str, typer.Argument(help="The object.")],
-    file: Annotated[str, typer.Argument(metavar="[FILE]", help="A file; - is standard input.")] = _STDIN,
-    part_size: Annotated[
-        str | None, typer.Option("--part-size", help="Bytes of a part, at least 5MiB; else 16MiB.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Parts at once; else 16.")] = None,
+    uri: Annotated[str, Argument(help="The object.")],
+    file: Annotated[str, Argument(metavar="[FILE]", help="A file; - is standard input.")] = _STDIN,
+    part_size: Annotated[str | None, Option("--part-size", help="Bytes of a part, at least 5MiB; else 16MiB.")] = None,
+    jobs: Annotated[int | None, Option("--jobs", "-j", least=1, help="Parts at once; else 16.")] = None,
     content_type: Type = None,
     metadata: Metadata = None,
     new: New = False,
@@ -149,8 +153,8 @@ def _sent(uri: str, size: int, parts: int) -> None:
 
 
 def generate(
-    template: Annotated[str, typer.Argument(metavar="URI", help="Where to; {} or {:06d} is the object's number.")],
-    num: Annotated[int, typer.Option("--num", "-n", min=1, help="Objects.")] = 1,
+    template: Annotated[str, Argument(metavar="URI", help="Where to; {} or {:06d} is the object's number.")],
+    num: Annotated[int, Option("--num", "-n", least=1, help="Objects.")] = 1,
     size: Size = "20MiB",
     object_type: ObjectType = "raw",
     dedup: Dedup = 1,
@@ -173,12 +177,12 @@ def generate(
 
 
 def upload(
-    places: Annotated[list[str], typer.Argument(metavar="SRC... DEST", help="Files, directories, patterns; a prefix.")],
+    places: Annotated[list[str], Argument(metavar="SRC... DEST", help="Files, directories, patterns; a prefix.")],
     pattern: Pattern = None,
     recursive: Annotated[  # noqa: ARG001 - as other tools want it said
-        bool, typer.Option("--recursive", "-r", help="Accepted: directories go whole.")
+        bool, Option("--recursive", "-r", help="Accepted: directories go whole.")
     ] = False,
-    create_bucket: Annotated[bool, typer.Option("--create-bucket", help="Make the bucket if it is not there.")] = False,
+    create_bucket: Annotated[bool, Option("--create-bucket", help="Make the bucket if it is not there.")] = False,
     update: Update = False,
     jobs: Jobs = 32,
 ) -> None:
@@ -191,12 +195,12 @@ def upload(
 
 
 def download(
-    places: Annotated[list[str], typer.Argument(metavar="SRC... DEST", help="Objects, prefixes; a directory.")],
+    places: Annotated[list[str], Argument(metavar="SRC... DEST", help="Objects, prefixes; a directory.")],
     pattern: Pattern = None,
     recursive: Annotated[  # noqa: ARG001 - as other tools want it said
-        bool, typer.Option("--recursive", "-r", help="Accepted: prefixes come whole.")
+        bool, Option("--recursive", "-r", help="Accepted: prefixes come whole.")
     ] = False,
-    flatten: Annotated[bool, typer.Option("--flatten", help="All files into one directory.")] = False,
+    flatten: Annotated[bool, Option("--flatten", help="All files into one directory.")] = False,
     update: Update = False,
     jobs: Jobs = 32,
 ) -> None:
@@ -209,8 +213,8 @@ def download(
 
 
 def cp(
-    places: Annotated[list[str], typer.Argument(metavar="SRC... DEST", help="Objects, files, prefixes, directories.")],
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="All that lies below SRC.")] = False,
+    places: Annotated[list[str], Argument(metavar="SRC... DEST", help="Objects, files, prefixes, directories.")],
+    recursive: Annotated[bool, Option("--recursive", "-r", help="All that lies below SRC.")] = False,
     pattern: Pattern = None,
     update: Update = False,
     jobs: Jobs = 32,
@@ -248,8 +252,8 @@ def _tell(result: TransferResult) -> None:
 
 
 def tfrecord_index(
-    file: Annotated[str, typer.Argument(help="A TFRecord file: path or URI.")],
-    index: Annotated[str | None, typer.Argument(metavar="[INDEX]", help="Where to; else FILE.idx.")] = None,
+    file: Annotated[str, Argument(help="A TFRecord file: path or URI.")],
+    index: Annotated[str | None, Argument(metavar="[INDEX]", help="Where to; else FILE.idx.")] = None,
 ) -> None:
     """Write the index of a TFRecord file, as NVIDIA DALI reads it."""
     from s3dlio.tfrecords import create_tfrecord_index

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 
-from s3dlio.api import current_token
 from s3dlio.buffers import MIB, writable_bytes
 from s3dlio.cancel import CancellationToken
 from s3dlio.compat.dlio import check_count
+from s3dlio.context import current_token
 from s3dlio.crew import map_all
 from s3dlio.synthetic import Pattern, Recipe
 

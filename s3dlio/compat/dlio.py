@@ -12,6 +12,7 @@ from typing import Any, Self
 from s3dlio import api, buckets
 from s3dlio.awaitable import awaitable
 from s3dlio.buffers import BytesView
+from s3dlio.context import current_token, store_of
 from s3dlio.dataset import ObjectDataset, dataset_options
 from s3dlio.errors import OptionError, S3dlioError, suggest
 from s3dlio.fetch import Fetcher
@@ -218,8 +219,8 @@ class PyBytesAsyncDataLoader:
         uris: Sequence[str] = self.dataset.get_uris()
         if not uris:
             return
-        store = api.store_of(parse_object(uris[0], "get"))
-        fetcher = Fetcher(store, max_in_flight=self.prefetch, token=api.current_token())
+        store = store_of(parse_object(uris[0], "get"))
+        fetcher = Fetcher(store, max_in_flight=self.prefetch, token=current_token())
         for read, data in fetcher.stream((Read(parse_object(uri, "get")) for uri in uris), ordered=False):
             if isinstance(data, S3dlioError):
                 raise data

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from s3dlio.api import context_options
 from s3dlio.buffers import BytesView, flat_bytes
+from s3dlio.context import context_options
 from s3dlio.errors import NotFoundError, OptionError, suggest
 from s3dlio.object_store import ObjectStore
 from s3dlio.options import StoreOptions

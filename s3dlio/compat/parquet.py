@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from s3dlio.api import current_token, store_of
 from s3dlio.buffers import BytesView
 from s3dlio.cancel import CancellationToken
+from s3dlio.context import current_token, store_of
 from s3dlio.crew import map_all
 from s3dlio.errors import ObjectChangedError, OptionError
 from s3dlio.parquet import DEFAULT_FOOTER_BYTES, Footer, arrow_stream, read_footer, read_row_group

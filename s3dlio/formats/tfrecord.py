@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from s3dlio.buffers import MIB, flat_bytes
-from s3dlio.checksums import crc32c_function, crc32c_of_rows, mask, unmask_many
+from s3dlio.checksums import crc32c_function, mask
 from s3dlio.errors import TFRecordError
 from s3dlio.formats.deflate import looks_packed
+from s3dlio.formats.row_sums import crc32c_of_rows, unmask_many
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -23,12 +23,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from s3dlio import api, removal
-from s3dlio.api import current_token, store_of
 from s3dlio.buckets import list_uris
 from s3dlio.checkpoint.kinds import dtype_name
 from s3dlio.checkpoint.pieces import Offer, Piece, parse_piece, write_pieces
 from s3dlio.checkpoint.places import DATA, base_of, file_names, new_save, pack_summed, parse_summed, removable
 from s3dlio.checkpoint.tree import put_together, take_apart
+from s3dlio.context import current_token, store_of
 from s3dlio.errors import (
     AlreadyExistsError,
     CheckpointError,

@@ -15,12 +15,12 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from s3dlio.api import current_token, store_of
 from s3dlio.buffers import MIB
 from s3dlio.checkpoint.gathering import Block, Files, blocks_for
 from s3dlio.checkpoint.kinds import HostInlet
 from s3dlio.checkpoint.pieces import Piece, Span, span_of, strides_of
 from s3dlio.checkpoint.places import base_of
+from s3dlio.context import current_token, store_of
 from s3dlio.errors import CheckpointError, FormatError, IncompleteCheckpointError
 from s3dlio.jax.checkpoint import SavedArray, SavedTree, iter_paths, leaves_of, read_manifest
 from s3dlio.jax.leaves import bytes_of_array, is_key, keys_of, plain_of, require_dtype, room_for

@@ -31,8 +31,7 @@ from s3dlio.pace import Pace
 from s3dlio.stores.stretch import Plan, Stretch, Wanted
 from s3dlio.stores.upload import Limits, Pending, Upload
 from s3dlio.uri import Uri
-from s3dlio.wire.sweep import Landed
-from s3dlio.wire.transport import Place, Version
+from s3dlio.wire.places import Landed, Place, Version
 
 #: What a lane gives: see :meth:`Store.lane`.
 Reader = Callable[[Uri, int, int, Place], Version]
@@ -94,6 +93,18 @@ class ObjectInfo:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     version_id: str = ""
     storage_class: str = ""
+
+    def as_mapping(self) -> dict[str, object]:
+        """Return it as users see it: name -> value."""
+        return {
+            "size": self.size,
+            "last_modified": self.last_modified,
+            "etag": self.etag,
+            "content_type": self.content_type,
+            "metadata": dict(self.metadata),
+            "version_id": self.version_id,
+            "storage_class": self.storage_class,
+        }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from s3dlio.errors import AccessDeniedError, OptionError
-from s3dlio.options import StoreOptions
+from s3dlio.options import StoreOptions, aws_keys, has_aws_files
 from s3dlio.perprocess import PerProcess
 from s3dlio.stores.sigv4 import KeyPair
 
@@ -122,6 +122,10 @@ class AwsIdentity(Keeper[KeyPair | None]):
         if options.access_key_id and options.secret_access_key:
             pair = KeyPair(options.access_key_id, options.secret_access_key, options.session_token or "")
             return pair, _RECHECK_S
+        keys = None if options.profile else aws_keys()
+        return _sendable(KeyPair(*keys) if keys else self._from_chain()), _RECHECK_S
+
+    def _from_chain(self) -> KeyPair:
         try:
             frozen = self._chain.get().get_frozen_credentials()
         except Exception as error:
@@ -130,11 +134,7 @@ class AwsIdentity(Keeper[KeyPair | None]):
             # botocore raises dozens of unrelated classes here (SSO expired, role refused, no network).
             msg = f"the AWS credentials cannot be renewed: {error}"
             raise AccessDeniedError(msg) from error
-        pair = KeyPair(frozen.access_key, frozen.secret_key, frozen.token or "")
-        if not all(part.isascii() and part.isprintable() for part in pair):
-            msg = "the AWS credentials hold characters that cannot be sent; copy them anew"
-            raise AccessDeniedError(msg)
-        return pair, _RECHECK_S
+        return KeyPair(frozen.access_key, frozen.secret_key, frozen.token or "")
 
     def _search(self) -> Any:
         credentials = aws_session(self._options.profile).get_credentials()
@@ -145,6 +145,13 @@ class AwsIdentity(Keeper[KeyPair | None]):
             )
             raise AccessDeniedError(msg)
         return credentials
+
+
+def _sendable(pair: KeyPair) -> KeyPair:
+    if not all(part.isascii() and part.isprintable() for part in pair):
+        msg = "the AWS credentials hold characters that cannot be sent; copy them anew"
+        raise AccessDeniedError(msg)
+    return pair
 
 
 def aws_session(profile: str | None) -> Any:
@@ -169,6 +176,8 @@ def aws_session(profile: str | None) -> Any:
 
 def aws_settings(profile: str | None) -> AwsSettings:
     """Return what the AWS configuration files say about how to reach S3."""
+    if profile is None and not has_aws_files():
+        return AwsSettings("", "", "", "")
     session = aws_session(profile)
     scoped = session.get_scoped_config()
     s3 = scoped.get("s3")

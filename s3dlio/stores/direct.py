@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from s3dlio.buffers import MIB, POOL, bytes_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import ObjectChangedError
+from s3dlio.memory import MIB, POOL, bytes_of
 from s3dlio.stores.base import Version
 from s3dlio.stores.draft import Draft
 from s3dlio.stores.local import LocalStore

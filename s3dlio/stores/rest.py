@@ -29,7 +29,8 @@ from s3dlio.wire.channel import Timeouts
 from s3dlio.wire.client import Client, origin_of
 from s3dlio.wire.head import Head
 from s3dlio.wire.lane import Lane
-from s3dlio.wire.sweep import Landed, Sweep
+from s3dlio.wire.places import Landed
+from s3dlio.wire.sweep import Sweep
 from s3dlio.wire.transport import Answer, Call, Landing, Transport, Unsized
 from s3dlio.wire.watched import Watch, WatchedSweep
 

@@ -10,10 +10,9 @@ import base64
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from html import escape
 from typing import NamedTuple
 from urllib.parse import unquote_plus
-from xml.sax.saxutils import escape
 
 from s3dlio.stores.base import Entry
 from s3dlio.stores.pages import quick_keys, quick_rows
@@ -157,7 +156,7 @@ def names(body: bytes, path: str) -> Iterator[str]:
 
 def delete_request(keys: list[str]) -> bytes:
     """Return the body of S3's DeleteObjects; only failures are reported back (quiet)."""
-    objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in keys)
+    objects = "".join(f"<Object><Key>{escape(key, quote=False)}</Key></Object>" for key in keys)
     return f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
 
 
@@ -246,7 +245,9 @@ def complete_request(parts: list[tuple[str, str]]) -> bytes:
     items = []
     for number, (etag, crc32c) in enumerate(parts, 1):
         checksum = f"<ChecksumCRC32C>{crc32c}</ChecksumCRC32C>" if crc32c else ""
-        items.append(f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag>{checksum}</Part>")
+        items.append(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag, quote=False)}</ETag>{checksum}</Part>"
+        )
     space = "http://s3.amazonaws.com/doc/2006-03-01/"
     return f'<CompleteMultipartUpload xmlns="{space}">{"".join(items)}</CompleteMultipartUpload>'.encode()
 
@@ -281,7 +282,7 @@ def fault_in(body: bytes) -> Fault | None:
 
 def block_list(names: list[str]) -> bytes:
     """Return the body that makes an Azure blob of blocks."""
-    items = "".join(f"<Latest>{escape(name)}</Latest>" for name in names)
+    items = "".join(f"<Latest>{escape(name, quote=False)}</Latest>" for name in names)
     return f'<?xml version="1.0" encoding="utf-8"?><BlockList>{items}</BlockList>'.encode()
 
 
@@ -290,7 +291,13 @@ def parse_time(text: str) -> datetime | None:
     if not text:
         return None
     try:
-        when = datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
+        when = datetime.fromisoformat(text) if text[:1].isdigit() else _http_date(text)
     except ValueError:
         return None
     return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def _http_date(text: str) -> datetime:
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - 20 ms, which listings of S3 do not need
+
+    return parsedate_to_datetime(text)

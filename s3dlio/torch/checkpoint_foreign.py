@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader
 
-from s3dlio.api import current_token, exists, store_of
+from s3dlio.api import exists
 from s3dlio.buffers import MIB
+from s3dlio.context import current_token, store_of
 from s3dlio.errors import OptionError
 from s3dlio.remote import RemoteObject
 from s3dlio.uri import parse_object

@@ -23,12 +23,12 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from s3dlio import api
-from s3dlio.api import current_token, store_of
 from s3dlio.buffers import MIB, bytes_of
 from s3dlio.checkpoint.gathering import Block, Files, blocks_for
 from s3dlio.checkpoint.kinds import HostInlet, Inlet
 from s3dlio.checkpoint.pieces import Piece, Span
 from s3dlio.checkpoint.places import base_of
+from s3dlio.context import current_token, store_of
 from s3dlio.errors import CheckpointError, FormatError, IntegrityError, NotFoundError
 from s3dlio.torch import checkpoint as layout
 from s3dlio.torch.checkpoint_foreign import METADATA as FOREIGN

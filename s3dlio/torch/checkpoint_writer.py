@@ -22,13 +22,13 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from s3dlio import api, removal
-from s3dlio.api import current_token, store_of
 from s3dlio.buckets import list_uris
 from s3dlio.cancel import CancellationToken
 from s3dlio.checkpoint.kinds import HostOutlet, Outlet
 from s3dlio.checkpoint.manifest import check_strategy
 from s3dlio.checkpoint.pieces import Offer, write_pieces
 from s3dlio.checkpoint.places import DATA, base_of, file_names, new_save, removable
+from s3dlio.context import current_token, store_of
 from s3dlio.crew import map_all
 from s3dlio.errors import (
     AlreadyExistsError,

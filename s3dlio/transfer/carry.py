@@ -11,11 +11,11 @@ import mimetypes
 import threading
 from collections.abc import Callable, Iterator
 
-from s3dlio.buffers import MIB, POOL, bytes_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import crc32c
 from s3dlio.crew import map_all
 from s3dlio.errors import S3dlioError
+from s3dlio.memory import MIB, POOL
 from s3dlio.ranges import Span, split
 from s3dlio.sender import part_size
 from s3dlio.stores.base import ObjectInfo, PutOptions, Reader, Store, Version, quoted
@@ -128,7 +128,7 @@ class Carrier:
             nonlocal memory
             if size > WHOLE_BYTES:
                 raise _LargeError
-            memory = bytes_of(POOL.take(size))
+            memory = POOL.take_bytes(size)
             return memory
 
         with self._room.held(move.size if move.size >= 0 else WHOLE_BYTES, token):
@@ -191,7 +191,7 @@ class _Parts:
 
     def bring(self, number: int, span: Span, token: CancellationToken) -> None:
         """Read the part, and send it."""
-        memory = bytes_of(POOL.take(span.length))
+        memory = POOL.take_bytes(span.length)
         self._store.read_into(self._uri, span.start, memory, self._version, token)
         self._upload.send(Part(number, span.start, (memory,), span.length, crc32c(memory)), token)
 

@@ -15,10 +15,10 @@ from concurrent.futures import Executor
 from typing import NamedTuple
 
 from s3dlio.batches import cut, run_batches
-from s3dlio.buffers import MIB
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW, Gang
 from s3dlio.errors import CancelledError, S3dlioError
+from s3dlio.memory import MIB
 from s3dlio.options import StoreOptions
 from s3dlio.progress import Count
 from s3dlio.stores import open_store

@@ -11,10 +11,12 @@ anyway, keep Python's.
 from __future__ import annotations
 
 import socket
-import ssl
 import struct
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class Origin(NamedTuple):
@@ -47,7 +49,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, timeouts: Timeouts) -> None:
         self._socket = sock
-        self._plain = not isinstance(sock, ssl.SSLSocket)
+        self._plain = type(sock) is socket.socket
         self._aborted = False
         self.timeouts = timeouts
 
@@ -110,7 +112,7 @@ class Channel:
         """Whether the server has closed, or sent something unasked, since the last exchange."""
         try:
             self._look()
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except BlockingIOError:
             return False
         except OSError:
             return True
@@ -123,8 +125,14 @@ class Channel:
             return
         # TLS has messages of its own (session tickets), which only reading tells from an answer.
         self._socket.settimeout(0.0)
+        from s3dlio.wire.secured import is_nothing_yet  # noqa: PLC0415 - loaded with TLS, of which this is the case
+
         try:
             self._socket.recv(1)
+        except OSError as error:
+            if not is_nothing_yet(error):
+                raise
+            raise BlockingIOError from error
         finally:
             self.set_timeouts()
 
@@ -142,29 +150,9 @@ class Channel:
         self._socket.close()
 
 
-class SecuredSocket(ssl.SSLSocket):
-    """A TLS socket that is closed if the connection is lost before TLS is spoken.
-
-    ``wrap_socket`` looks for the peer's name first, and otherwise leaves an open socket to the garbage collector.
-    """
-
-    def getpeername(self) -> Any:
-        """Return the peer's address.
-
-        Raises:
-            ConnectionResetError: There is no connection any more.
-        """
-        try:
-            return super().getpeername()
-        except OSError as error:
-            self.close()
-            msg = "the connection was lost before TLS was spoken"
-            raise ConnectionResetError(msg) from error
-
-
 def set_timeouts(sock: socket.socket, seconds: float) -> None:
     """Make blocking calls on ``sock`` fail after ``seconds`` without progress."""
-    if isinstance(sock, ssl.SSLSocket) or sys.platform == "win32":
+    if type(sock) is not socket.socket or sys.platform == "win32":
         sock.settimeout(seconds)
         return
     sock.settimeout(None)

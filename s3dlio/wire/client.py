@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import base64
 import socket
-import ssl
 import time
 import urllib.parse
-import urllib.request
 from collections import deque
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import OptionError
+from s3dlio.options import may_have_proxy
 from s3dlio.pace import Pace
 from s3dlio.perprocess import PerProcess
-from s3dlio.wire.channel import Origin, SecuredSocket, Timeouts
+from s3dlio.wire.channel import Origin, Timeouts
 from s3dlio.wire.connection import Connection
-
-#: How a connection that the server has closed fails; a send over TLS has ways of its own.
-_CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class _Idle:
@@ -92,7 +87,7 @@ class Client:
                 self.note_latency(time.perf_counter() - sent_at)
             except BaseException as error:
                 self.drop(connection, token)
-                closed_while_idle = isinstance(error, _CLOSED) and not connection.answered
+                closed_while_idle = not connection.answered and _is_end(error)
                 if not (reused and closed_while_idle) or token.is_cancelled:
                     raise
             else:
@@ -198,6 +193,8 @@ class Client:
             if proxy.hostname:
                 self._tunnel(connection, proxy)
             if self.origin.scheme == "https":
+                from s3dlio.wire.secured import tls_context  # noqa: PLC0415 - 20 ms that only https:// needs
+
                 connection.secure(tls_context(self.ca_bundle), self.origin.host)
         except BaseException:
             self.drop(connection, token)
@@ -258,25 +255,21 @@ def origin_of(url: str) -> Origin:
         msg = f"not an http(s) URL with a host: {parts.scheme}://{parts.hostname or ''}"
         raise OptionError(msg)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    proxy = urllib.request.getproxies().get(parts.scheme, "")
-    if proxy and urllib.request.proxy_bypass(f"{parts.hostname}:{port}"):
-        proxy = ""
+    proxy = _proxy(parts.scheme, f"{parts.hostname}:{port}") if may_have_proxy() else ""
     return Origin(parts.scheme, parts.hostname, port, proxy)
 
 
-@lru_cache(maxsize=16)
-def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Return the TLS settings: certificates and host names are always verified, TLS 1.2 at least.
+def _proxy(scheme: str, place: str) -> str:
+    import urllib.request  # noqa: PLC0415 - 30 ms that few need
 
-    Raises:
-        OptionError: The bundle cannot be read.
-    """
-    try:
-        context = ssl.create_default_context(cafile=ca_bundle)
-    except (OSError, ssl.SSLError) as error:
-        msg = f"cannot read the certificate authorities in {ca_bundle}: {error}"
-        raise OptionError(msg) from error
-    context.sslsocket_class = SecuredSocket
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+    proxy = urllib.request.getproxies().get(scheme, "")
+    return "" if proxy and urllib.request.proxy_bypass(place) else proxy
+
+
+def _is_end(error: BaseException) -> bool:
+    """Tell whether an error may mean that the server has closed an idle connection; a send over TLS has ways of its own."""
+    if isinstance(error, ConnectionError) or not isinstance(error, OSError):
+        return isinstance(error, ConnectionError)
+    from s3dlio.wire.secured import is_end  # noqa: PLC0415 - as above
+
+    return is_end(error)

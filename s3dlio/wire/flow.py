@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
-from s3dlio.buffers import MIB
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import S3dlioError
+from s3dlio.memory import MIB
 from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
 from s3dlio.wire.head import Head, ProtocolError

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.version import VERSION
-from s3dlio.wire.client import Client, tls_context
+from s3dlio.wire.client import Client
+from s3dlio.wire.secured import is_mistrust, tls_context
 
 
 class Hop(NamedTuple):
@@ -98,7 +99,7 @@ def clock_offset(client: Client, token: CancellationToken) -> timedelta | None:
 
 def is_certificate_fault(error: BaseException) -> bool:
     """Tell whether a certificate was not to be trusted."""
-    return isinstance(error, ssl.SSLCertVerificationError)
+    return is_mistrust(error)
 
 
 def is_tls_fault(error: BaseException) -> bool:

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from s3dlio.buffers import POOL, Lease, bytes_of
 from s3dlio.cancel import CancellationToken
+from s3dlio.memory import POOL, bytes_of
 from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
 from s3dlio.wire.head import ProtocolError
+from s3dlio.wire.places import Landed
+
+if TYPE_CHECKING:
+    from s3dlio.leases import Lease
 
 #: Number and ready-made request of an object.
 Asked = tuple[int, bytes]
-#: Told the number of an object and the memory that holds it.
-Landed = Callable[[int, Lease], None]
 
 
 class Sweep:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import socket
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn, TypeVar
 
@@ -30,6 +29,7 @@ from s3dlio.uri import Uri
 from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
 from s3dlio.wire.head import Head, ProtocolError
+from s3dlio.wire.places import Place, Version
 from s3dlio.wire.refusals import Fault, Refused, asks_for_fewer, to_error
 
 _log = logging.getLogger("s3dlio")
@@ -37,8 +37,6 @@ _log = logging.getLogger("s3dlio")
 T = TypeVar("T")
 
 Headers = Mapping[str, str]
-#: Gets the total size of an object and returns the memory for the first bytes that were asked for.
-Place = Callable[[int], memoryview]
 
 _MAX_ERROR_BYTES = 64 * 1024
 #: A listing page of 1,000 keys of 1,024 characters, each escaped to its longest, is below 8 MB.
@@ -52,13 +50,6 @@ class Answer(NamedTuple):
 
     head: Head
     body: bytes
-
-
-class Version(NamedTuple):
-    """Which content of an object was read: its size in bytes and its entity tag (may be empty)."""
-
-    size: int
-    etag: str
 
 
 def _one(_body: bytes) -> int:
@@ -264,7 +255,7 @@ class Transport:
             raise error
         unreachable = isinstance(error, (ConnectionRefusedError, socket.gaierror))
         limit = min(_UNREACHABLE_TRIES, self.policy.max_attempts) if unreachable else self.policy.max_attempts
-        if number >= limit or isinstance(error, ssl.SSLCertVerificationError):
+        if number >= limit or _is_mistrust(error):
             raise self._broken(call, number, error) from error
         _log.debug("%s %s: %s; try %d failed", call.operation, call.uri, error, number)
         token.sleep(self.policy.pause_s(number))
@@ -274,9 +265,10 @@ class Transport:
         server = f"{self.client.origin.scheme}://{self.client.origin.authority}"
         kind: type[StoreError] = StoreUnavailableError
         message = f"{server}: {error}{tried}"
-        if isinstance(error, ssl.SSLCertVerificationError):
+        if _is_mistrust(error):
             kind = StoreError
-            message = f"{server}: the certificate cannot be verified ({error.verify_message}); set ca_bundle"
+            why = getattr(error, "verify_message", error)
+            message = f"{server}: the certificate cannot be verified ({why}); set ca_bundle"
         elif isinstance(error, TimeoutError):
             kind = StoreTimeoutError
         elif isinstance(error, (ConnectionRefusedError, socket.gaierror)):
@@ -419,6 +411,12 @@ class Landing:
     def _behind_the_end(self, size: int) -> NoReturn:
         msg = f"offset {self.start} lies behind the end of the object ({size} bytes)"
         raise RangeError(msg, uri=str(self.call.uri), operation=self.call.operation)
+
+
+def _is_mistrust(error: BaseException) -> bool:
+    from s3dlio.wire.secured import is_mistrust  # noqa: PLC0415 - 20 ms that only https:// and errors need
+
+    return is_mistrust(error)
 
 
 class Unsized(Exception):  # noqa: N818 - a signal to the store, which then asks for the size

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from s3dlio import recorder
-from s3dlio.buffers import POOL, Lease, bytes_of
 from s3dlio.cancel import CancellationToken
+from s3dlio.memory import POOL, bytes_of
 from s3dlio.recorder import Gets, Line, now
 from s3dlio.uri import Uri
 from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
 from s3dlio.wire.head import ProtocolError
-from s3dlio.wire.sweep import Asked, Landed, Sweep
+from s3dlio.wire.places import Landed
+from s3dlio.wire.sweep import Asked, Sweep
+
+if TYPE_CHECKING:
+    from s3dlio.leases import Lease
 
 #: What the log says of an answer that a fast way leaves to the transport, which asks again.
 UNUSUAL = "not the usual answer: asked for again"

@@ -11,12 +11,12 @@ import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from s3dlio.api import current_token
 from s3dlio.buffers import KIB, MIB
 from s3dlio.compat.s3torchconnector._user_agent import UserAgent
 from s3dlio.compat.s3torchconnector.s3reader.constructor import S3ReaderConstructor
 from s3dlio.compat.s3torchconnector.s3reader.s3reader import Place, S3Reader, S3ReaderConstructorProtocol
 from s3dlio.compat.s3torchconnector.s3writer import S3Writer, Upload
+from s3dlio.context import current_token
 from s3dlio.errors import OptionError
 from s3dlio.object_store import ObjectStore
 from s3dlio.options import StoreOptions

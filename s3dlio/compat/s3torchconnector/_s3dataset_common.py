@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from s3dlio import listing
-from s3dlio.api import current_token
 from s3dlio.buffers import BytesView
 from s3dlio.catalog import Catalog
 from s3dlio.compat.s3torchconnector._s3client import S3Client, S3ClientConfig
 from s3dlio.compat.s3torchconnector._user_agent import UserAgent
 from s3dlio.compat.s3torchconnector.s3reader.constructor import S3ReaderConstructor, is_whole
 from s3dlio.compat.s3torchconnector.s3reader.s3reader import S3Reader, S3ReaderConstructorProtocol
+from s3dlio.context import current_token
 from s3dlio.errors import OptionError, S3dlioError
 from s3dlio.fetch import Fetcher
 from s3dlio.jobs import Read

@@ -15,9 +15,15 @@ from s3dlio.compat.s3torchconnector._user_agent import UserAgent
 from s3dlio.errors import OptionError
 from s3dlio.uri import Uri, parse_object
 
+#: What stands before a scheme where fsspec is to find this library.
+_FSSPEC_PREFIX = "s3dlio+"
+
 
 class S3LightningCheckpoint(CheckpointIO):
     """A plugin of Lightning's ``Trainer`` that keeps checkpoints in object storage.
+
+    Lightning's ``ModelCheckpoint`` looks into its ``dirpath`` through fsspec, which finds nobody for ``s3://`` unless s3fs
+    is installed. Name it ``s3dlio+s3://bucket/prefix``: that is this library, for both of them.
 
     Args:
         region: S3 region; default: the environment's.
@@ -36,7 +42,7 @@ class S3LightningCheckpoint(CheckpointIO):
         if not isinstance(path, str):
             msg = f"{type(path).__name__!r} is not a supported type for 'path'. Pass the URI as a string."
             raise OptionError(msg)
-        where = parse_object(path, "checkpoint")
+        where = parse_object(path.removeprefix(_FSSPEC_PREFIX), "checkpoint")
         return self._client.of_scheme(where.scheme), where
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any | None = None) -> None:

@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
-from s3dlio.api import current_token
 from s3dlio.buffers import BytesView
+from s3dlio.context import current_token
 from s3dlio.errors import ClosedError, OptionError
 from s3dlio.object_store import ObjectStore
 from s3dlio.options import StoreOptions
