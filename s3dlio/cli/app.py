@@ -6,15 +6,15 @@ Floor 7. Knows the names of commands and where each is; must not know what they 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from s3dlio.cli import show
 from s3dlio.cli.failing import FAILED, INTERRUPTED, MISUSED
-from s3dlio.cli.session import before_the_command, with_common_options
-from s3dlio.cli.words import HELP_NAMES, LazyGroup, command, parameters
+from s3dlio.cli.lazy import LazyGroup
+from s3dlio.cli.session import before_the_command
 from s3dlio.version import VERSION
 
 #: Name -> where it is.
@@ -37,19 +37,8 @@ _COMMANDS = {
     "generate": "s3dlio.cli.transfers:generate",
     "tfrecord-index": "s3dlio.cli.transfers:tfrecord_index",
     "doctor": "s3dlio.cli.doctor:doctor",
-    "oplog": "s3dlio.cli.app:_oplog",
+    "oplog": "s3dlio.cli.oplog:oplog",
 }
-_OPLOG_COMMANDS = {"summary": "s3dlio.cli.oplog:summary", "replay": "s3dlio.cli.oplog:replay"}
-
-
-def _made(name: str, what: Callable[..., None] | click.Command) -> click.Command:
-    return what if isinstance(what, click.Command) else command(name, with_common_options(what))
-
-
-def _tell_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        show.line(f"s3dlio {VERSION}")
-        context.exit()
 
 
 def _tell_completion(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -63,37 +52,25 @@ def _tell_completion(context: click.Context, parameter: click.Parameter, wanted:
         context.exit()
 
 
-def _flag(name: str, act: Callable[..., None], text: str) -> click.Option:
-    return click.Option([name], is_flag=True, is_eager=True, expose_value=False, callback=act, help=text)
+_completion: dict[str, Any] = {
+    "is_flag": True, "is_eager": True, "expose_value": False, "callback": _tell_completion,
+}  # fmt: skip
 
 
+@click.group(
+    "s3dlio",
+    cls=LazyGroup,
+    places=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},  # and of all commands
+)
+@click.version_option(VERSION, message="s3dlio %(version)s", help="Show the version.")
 @before_the_command
-def _begin() -> None:
-    pass
-
-
-_settings: dict[str, Any] = {"no_args_is_help": True, "context_settings": {"help_option_names": HELP_NAMES}}
-app = LazyGroup(
-    _COMMANDS,
-    _made,
-    name="s3dlio",
-    help="Objects on s3://, gs://, az://, file://, direct:// and whatever fsspec knows; plain paths are files.",
-    callback=_begin,
-    params=[
-        _flag("--version", _tell_version, "Show the version."),
-        *parameters(_begin),
-        _flag("--install-completion", _tell_completion, "Install completion for the shell in use."),
-        _flag("--show-completion", _tell_completion, "Show completion for the shell in use, to put it where you like."),
-    ],
-    **_settings,
+@click.option("--install-completion", help="Install completion for the shell in use.", **_completion)
+@click.option(
+    "--show-completion", help="Show completion for the shell in use, to put it where you like.", **_completion
 )
-_oplog = LazyGroup(
-    _OPLOG_COMMANDS,
-    _made,
-    name="oplog",
-    help="Read operation logs (see --op-log), or do again what they tell.",
-    **_settings,
-)
+def app() -> None:
+    """Objects on s3://, gs://, az://, file://, direct:// and whatever fsspec knows; plain paths are files."""
 
 
 def run(args: Sequence[str]) -> int:

@@ -5,18 +5,18 @@ Floor 7. Knows what is asked for and shown; must not know any backend.
 
 from __future__ import annotations
 
-from typing import Annotated
+import click
 
 from s3dlio.cli import show
-from s3dlio.cli.session import current
-from s3dlio.cli.words import Argument
+from s3dlio.cli.session import current, with_common_options
 
-Name = Annotated[str, Argument(metavar="BUCKET", help="A URI such as gs://name, or the name of an S3 bucket.")]
+_bucket = click.argument("bucket", help="A URI such as gs://name, or the name of an S3 bucket.")
 
 
-def list_buckets(
-    uri: Annotated[str, Argument(metavar="[URI]", help="A scheme such as gs:// or az://account.")] = "s3://",
-) -> None:
+@click.command("list-buckets")
+@click.argument("uri", default="s3://", help="A scheme such as gs:// or az://account.")
+@with_common_options
+def list_buckets(uri: str) -> None:
     """List the buckets or containers that the credentials can see."""
     from s3dlio import buckets
 
@@ -27,14 +27,20 @@ def list_buckets(
             show.line(found, now=False)
 
 
-def create_bucket(bucket: Name) -> None:
+@click.command("create-bucket")
+@_bucket
+@with_common_options
+def create_bucket(bucket: str) -> None:
     """Create a bucket or container."""
     from s3dlio import buckets
 
     buckets.create_bucket(bucket)
 
 
-def delete_bucket(bucket: Name) -> None:
+@click.command("delete-bucket")
+@_bucket
+@with_common_options
+def delete_bucket(bucket: str) -> None:
     """Delete an empty bucket or container."""
     from s3dlio import buckets
 

@@ -6,12 +6,13 @@ Floor 7. Knows which settings matter to a person and how findings are shown; mus
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
 
 from s3dlio.cli import show
 from s3dlio.cli.failing import FAILED, Ended, message
-from s3dlio.cli.session import current, source_of
-from s3dlio.cli.words import Argument, Option
+from s3dlio.cli.session import current, source_of, with_common_options
 from s3dlio.uri import from_path_or_uri
 from s3dlio.version import VERSION
 
@@ -41,10 +42,11 @@ class Setting(NamedTuple):
     source: str = ""
 
 
-def doctor(
-    uri: Annotated[str, Argument(metavar="[URI]", help="A bucket, prefix or directory to try.")] = "",
-    write: Annotated[bool, Option("--write", help="Put, get and delete an object there too.")] = False,
-) -> None:
+@click.command("doctor")
+@click.argument("uri", default="", help="A bucket, prefix or directory to try.")
+@click.option("--write", is_flag=True, help="Put, get and delete an object there too.")
+@with_common_options
+def doctor(uri: str, write: bool) -> None:
     """Show what is in effect (credentials, endpoint, versions) and try what it takes to use URI, step by step."""
     from s3dlio.cli import checks
 

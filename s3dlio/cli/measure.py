@@ -11,12 +11,13 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Any
+
+import click
 
 from s3dlio.cli import show
 from s3dlio.cli.failing import message
-from s3dlio.cli.session import current
-from s3dlio.cli.words import Argument, Option
+from s3dlio.cli.session import current, with_common_options
 from s3dlio.uri import from_path_or_uri, join
 
 #: What reads hold in memory at once.
@@ -63,12 +64,13 @@ def percentile(values: Sequence[float], share: int) -> float:
     return ordered[max(0, -(-len(ordered) * share // 100) - 1)]
 
 
-def bench(
-    uri: Annotated[str, Argument(help="A bucket, prefix or directory of yours to write below.")],
-    num: Annotated[int, Option("--num", "-n", least=1, help="Objects.")] = 64,
-    size: Annotated[str, Option("--size", "-s", help="Bytes of each, such as 8MiB.")] = "4MiB",
-    jobs: Annotated[int, Option("--jobs", "-j", least=1, help="Objects at once.")] = 32,
-) -> None:
+@click.command("bench")
+@click.argument("uri", help="A bucket, prefix or directory of yours to write below.")
+@click.option("--num", "-n", type=click.IntRange(min=1), default=64, help="Objects.")
+@click.option("--size", "-s", default="4MiB", help="Bytes of each, such as 8MiB.")
+@click.option("--jobs", "-j", type=click.IntRange(min=1), default=32, help="Objects at once.")
+@with_common_options
+def bench(uri: str, num: int, size: str, jobs: int) -> None:
     """Measure puts and gets on a bucket: writes objects below a new prefix, reads them, deletes them."""
     prefix = join(from_path_or_uri(uri), f"s3dlio-bench-{secrets.token_hex(8)}/")
     uris = [f"{prefix.rstrip('/')}/{number:06d}" for number in range(num)]
@@ -153,13 +155,14 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def mp_get(
-    uri: Annotated[str, Argument(help="A prefix; or with --template what stands before the numbers.")],
-    procs: Annotated[int, Option("--procs", least=1, help="Processes.")] = 4,
-    jobs: Annotated[int, Option("--jobs", "-j", least=1, help="Objects at once in each.")] = 64,
-    num: Annotated[int, Option("--num", "-n", least=1, help="Objects.")] = 1000,
-    template: Annotated[str | None, Option("--template", help="Names of the objects, such as a-{:06d}.")] = None,
-) -> None:
+@click.command("mp-get")
+@click.argument("uri", help="A prefix; or with --template what stands before the numbers.")
+@click.option("--procs", type=click.IntRange(min=1), default=4, help="Processes.")
+@click.option("--jobs", "-j", type=click.IntRange(min=1), default=64, help="Objects at once in each.")
+@click.option("--num", "-n", type=click.IntRange(min=1), default=1000, help="Objects.")
+@click.option("--template", help="Names of the objects, such as a-{:06d}.")
+@with_common_options
+def mp_get(uri: str, procs: int, jobs: int, num: int, template: str | None) -> None:
     """Read objects in several processes and keep nothing: how fast can this machine read?"""
     from s3dlio import mp_reading
 

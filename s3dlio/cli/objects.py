@@ -11,12 +11,13 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from s3dlio.cli import show
 from s3dlio.cli.failing import Misused
-from s3dlio.cli.session import current
-from s3dlio.cli.words import Argument, Option
+from s3dlio.cli.session import current, with_common_options
 from s3dlio.uri import Uri, from_path_or_uri, parse, parse_object
 
 if TYPE_CHECKING:
@@ -26,22 +27,20 @@ if TYPE_CHECKING:
 _EAGER_LINES, _LINES_AT_ONCE = 1000, 100
 _TIME = "%Y-%m-%d %H:%M:%S"
 
-Pattern = Annotated[
-    str | None,
-    Option(
-        "--pattern", "-p", help="Only what matches: a glob, or a regex if it has signs of one (glob:..., regex:...)."
-    ),
-]
-Recursive = Annotated[bool, Option("--recursive", "-r", help="All that lies below.")]
+with_pattern = click.option(
+    "--pattern", "-p", help="Only what matches: a glob, or a regex if it has signs of one (glob:..., regex:...)."
+)
+_recursive = click.option("--recursive", "-r", is_flag=True, help="All that lies below.")
 
 
-def ls(
-    uri: Annotated[str, Argument(help="A prefix, bucket or directory.")],
-    recursive: Recursive = False,
-    pattern: Pattern = None,
-    long: Annotated[bool, Option("--long", "-l", help="With size and time.")] = False,
-    count_only: Annotated[bool, Option("--count-only", "-c", help="Only how many objects and bytes.")] = False,
-) -> None:
+@click.command("ls")
+@click.argument("uri", help="A prefix, bucket or directory.")
+@_recursive
+@with_pattern
+@click.option("--long", "-l", is_flag=True, help="With size and time.")
+@click.option("--count-only", "-c", is_flag=True, help="Only how many objects and bytes.")
+@with_common_options
+def ls(uri: str, recursive: bool, pattern: str | None, long: bool, count_only: bool) -> None:
     """List what begins with URI, one line each, as it comes; --json gives a JSON object a line."""
     found = _Found()
     for entry in _entries(uri, pattern, recursive=recursive):
@@ -110,7 +109,10 @@ def _show(where: Uri, entry: Entry, number: int, *, long: bool) -> None:
         show.line(str(where), now=now)
 
 
-def stat(uris: Annotated[list[str], Argument(metavar="URI...", help="Objects.")]) -> None:
+@click.command("stat")
+@click.argument("uris", metavar="URI...", nargs=-1, required=True, help="Objects.")
+@with_common_options
+def stat(uris: tuple[str, ...]) -> None:
     """Show what is known of objects without reading them."""
     from s3dlio.context import current_token, store_of
 
@@ -123,17 +125,25 @@ def stat(uris: Annotated[list[str], Argument(metavar="URI...", help="Objects.")]
         show.fields(info, as_json=current().as_json)
 
 
+@click.command("get")
+@click.argument("uri", help="The object; with -r a prefix.")
+@click.argument("dest", metavar="[FILE]", default="-", help="A file, directory or URI; - is standard output.")
+@click.option("--offset", type=click.IntRange(min=0), default=0, help="First byte.")
+@click.option("--length", type=click.IntRange(min=0), help="Most bytes.")
+@click.option("--decompress", is_flag=True, help="Expand .zst, .gz and .lz4.")
+@click.option("--recursive", "-r", is_flag=True, help="Read all below, keep nothing, tell the rate (see download).")
+@with_pattern
+@click.option("--jobs", "-j", type=click.IntRange(min=1), default=64, help="Objects at once, with -r.")
+@with_common_options
 def get(
-    uri: Annotated[str, Argument(help="The object; with -r a prefix.")],
-    dest: Annotated[str, Argument(metavar="[FILE]", help="A file, directory or URI; - is standard output.")] = "-",
-    offset: Annotated[int, Option("--offset", least=0, help="First byte.")] = 0,
-    length: Annotated[int | None, Option("--length", least=0, help="Most bytes.")] = None,
-    decompress: Annotated[bool, Option("--decompress", help="Expand .zst, .gz and .lz4.")] = False,
-    recursive: Annotated[
-        bool, Option("--recursive", "-r", help="Read all below, keep nothing, tell the rate (see download).")
-    ] = False,
-    pattern: Pattern = None,
-    jobs: Annotated[int, Option("--jobs", "-j", least=1, help="Objects at once, with -r.")] = 64,
+    uri: str,
+    dest: str,
+    offset: int,
+    length: int | None,
+    decompress: bool,
+    recursive: bool,
+    pattern: str | None,
+    jobs: int,
 ) -> None:
     """Read an object into FILE, which appears whole or not at all, or to standard output."""
     if recursive:
@@ -249,16 +259,15 @@ def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield group
 
 
-def rm(
-    uris: Annotated[list[str], Argument(metavar="URI...", help="Objects; with -r prefixes and directories.")],
-    recursive: Recursive = False,
-    pattern: Pattern = None,
-    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, Option("--dry-run", "-n", help="Show what would go, delete nothing.")] = False,
-    pending: Annotated[
-        bool, Option("--pending", help="Not objects, but what killed writers have left for more than a day.")
-    ] = False,
-) -> None:
+@click.command("rm")
+@click.argument("uris", metavar="URI...", nargs=-1, required=True, help="Objects; with -r prefixes and directories.")
+@_recursive
+@with_pattern
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", "-n", is_flag=True, help="Show what would go, delete nothing.")
+@click.option("--pending", is_flag=True, help="Not objects, but what killed writers have left for more than a day.")
+@with_common_options
+def rm(uris: tuple[str, ...], recursive: bool, pattern: str | None, yes: bool, dry_run: bool, pending: bool) -> None:
     """Delete objects; one that is not there is fine. With -r it asks first."""
     from s3dlio import removal
 
@@ -330,7 +339,10 @@ def _ask(places: list[str], pattern: str | None) -> None:
         raise Misused(msg)
 
 
-def mkdir(uris: Annotated[list[str], Argument(metavar="URI...", help="Directories.")]) -> None:
+@click.command("mkdir")
+@click.argument("uris", metavar="URI...", nargs=-1, required=True, help="Directories.")
+@with_common_options
+def mkdir(uris: tuple[str, ...]) -> None:
     """Make directories and their parents; on object stores an empty object whose key ends in /."""
     from s3dlio import buckets
 

@@ -1,4 +1,4 @@
-"""Commands on operation logs: summary, replay.
+"""The command oplog and those below it: summary, replay.
 
 Floor 7. Knows what is asked for and shown; must not know how a log is written.
 """
@@ -6,20 +6,27 @@ Floor 7. Knows what is asked for and shown; must not know how a log is written.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Any
+
+import click
 
 from s3dlio.cli import show
-from s3dlio.cli.session import current
-from s3dlio.cli.words import Argument, Option
+from s3dlio.cli.session import current, with_common_options
 from s3dlio.uri import from_path_or_uri
 
-Log = Annotated[str, Argument(metavar="FILE", help="An operation log, plain or .zst.")]
+_file = click.argument("file", help="An operation log, plain or .zst.")
 
 
-def summary(
-    file: Log,
-    plot: Annotated[str | None, Option("--plot", metavar="PNG", help="Draw it as well (needs matplotlib).")] = None,
-) -> None:
+@click.group("oplog")
+def oplog() -> None:
+    """Read operation logs (see --op-log), or do again what they tell."""
+
+
+@oplog.command("summary")
+@_file
+@click.option("--plot", metavar="PNG", help="Draw it as well (needs matplotlib).")
+@with_common_options
+def summary(file: str, plot: str | None) -> None:
     """Show counts, bytes, rates and times by operation."""
     from s3dlio import oplog_reading
 
@@ -44,11 +51,14 @@ def _row(part: dict[str, Any]) -> list[str]:
     return [part["op"], f"{part['operations']:,}", f"{part['errors']:,}", show.size_text(part["bytes"]), *rates, *times]
 
 
-def replay(
-    file: Log,
-    target: Annotated[str, Argument(metavar="URI", help="The prefix to work on.")],
-    speed: Annotated[float, Option("--speed", least=0.0, help="2: in half of the time it took; 0: at once.")] = 1.0,
-) -> None:
+@oplog.command("replay")
+@_file
+@click.argument("target", metavar="URI", help="The prefix to work on.")
+@click.option(
+    "--speed", type=click.FloatRange(min=0.0), default=1.0, help="2: in half of the time it took; 0: at once."
+)
+@with_common_options
+def replay(file: str, target: str, speed: float) -> None:
     """Do again, against another prefix, what a log tells, at the times it tells."""
     from s3dlio import oplog_replay
 

@@ -10,19 +10,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Annotated, Any
+from typing import Any
 
 import click
 
 from s3dlio.cli import show
 from s3dlio.cli.failing import Ended, Misused, told
-from s3dlio.cli.words import Option
 from s3dlio.texts import url_fault
 
 #: Scheme -> the variable that names its server; the strongest where there are several.
@@ -66,35 +64,16 @@ class Session:
         return dataclasses.replace(base, **said)
 
 
-_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "verbose": (
-        Annotated[int, Option("--verbose", "-v", counted=True,
-                                    help="Tell more; -vv tells every retry, and where an error arose.")],
-        0,
-    ),
-    "quiet": (
-        Annotated[bool, Option("--quiet", "-q", help="No progress bar and no sums.")],
-        False,
-    ),
-    "as_json": (
-        Annotated[bool, Option("--json", help="JSON on standard output.")],
-        False,
-    ),
-    "endpoint_url": (
-        Annotated[str | None, Option("--endpoint-url", metavar="URL",
-                                           help="The server; of s3:// if several schemes are named.")],
-        None,
-    ),
-    "region": (
-        Annotated[str | None, Option("--region", metavar="NAME", help="The S3 region.")],
-        None,
-    ),
-    "op_log": (
-        Annotated[str | None, Option("--op-log", metavar="FILE",
-                                           help="Write down every operation; .zst is compressed.")],
-        None,
-    ),
-}  # fmt: skip
+#: One for each attribute of Session.
+_OPTIONS = (
+    click.option("--verbose", "-v", count=True, show_default=False,
+                 help="Tell more; -vv tells every retry, and where an error arose."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress bar and no sums."),
+    click.option("--json", "as_json", is_flag=True, help="JSON on standard output."),
+    click.option("--endpoint-url", metavar="URL", help="The server; of s3:// if several schemes are named."),
+    click.option("--region", metavar="NAME", help="The S3 region."),
+    click.option("--op-log", metavar="FILE", help="Write down every operation; .zst is compressed."),
+)  # fmt: skip
 
 _current: ContextVar[Session] = ContextVar("s3dlio_session", default=Session())  # noqa: B039 - frozen
 
@@ -105,10 +84,11 @@ def current() -> Session:
 
 
 def with_common_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that takes the common options as well, and ends as commands end."""
+    """Return what a command calls: it takes the common options as well, and ends as commands end."""
 
+    @functools.wraps(function)
     def run(**words: Any) -> None:
-        session = Session(**{name: words.pop(name) for name in _OPTIONS}).over(_current.get())
+        session = _taken_from(words).over(_current.get())
         reset = _current.set(session)
         try:
             with told(session.verbose), _in_effect(session, _families(words.values())):
@@ -118,35 +98,33 @@ def with_common_options(function: Callable[..., None]) -> Callable[..., None]:
         finally:
             _current.reset(reset)
 
-    return _with_more_words(function, run)
+    return _with_options(run)
 
 
 def before_the_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Return what takes the common options where they stand before the command."""
+    """Return what a group calls: it takes the common options where they stand before the command."""
 
+    @functools.wraps(function)
     def run(**words: Any) -> None:
-        _current.set(Session(**{name: words.pop(name) for name in _OPTIONS}))
+        _current.set(_taken_from(words))
         function(**words)
 
-    return _with_more_words(function, run)
+    return _with_options(run)
 
 
-def _with_more_words(function: Callable[..., None], run: Callable[..., None]) -> Callable[..., None]:
-    """Let ``run`` look as ``function`` does with the common options, for signatures say what a command takes."""
-    functools.update_wrapper(run, function)
-    more = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in _OPTIONS.items()
-    ]
-    parameters = [*inspect.signature(function, eval_str=True).parameters.values(), *more]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+def _with_options(run: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):  # as decorators do, the last comes first
+        run = option(run)
     return run
+
+
+def _taken_from(words: dict[str, Any]) -> Session:
+    return Session(**{field.name: words.pop(field.name) for field in dataclasses.fields(Session)})
 
 
 def _families(words: Iterable[object]) -> set[str]:
     """Return the clouds that the words of a command name."""
-    texts = [text for word in words for text in (word if isinstance(word, list) else [word]) if isinstance(text, str)]
+    texts = [text for word in words for text in (word if isinstance(word, tuple) else [word]) if isinstance(text, str)]
     schemes = {text.partition("://")[0].lower() for text in texts if "://" in text}
     return {scheme.replace("gcs", "gs") for scheme in schemes} & _ENDPOINTS.keys()
 

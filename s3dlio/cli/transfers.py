@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from s3dlio.cli import show
 from s3dlio.cli.failing import Misused
-from s3dlio.cli.objects import Pattern
-from s3dlio.cli.session import current
-from s3dlio.cli.words import Argument, Option
+from s3dlio.cli.objects import with_pattern
+from s3dlio.cli.session import current, with_common_options
 from s3dlio.uri import from_path_or_uri, parse_object
 
 if TYPE_CHECKING:
@@ -25,36 +26,51 @@ if TYPE_CHECKING:
 _WHOLE_BYTES = 64 * 1024**2
 _STDIN = "-"
 
-Jobs = Annotated[int, Option("--jobs", "-j", least=1, help="Objects at once.")]
-Update = Annotated[bool, Option("--update", "-u", help="Leave out what is there already and the same.")]
-Type = Annotated[str | None, Option("--content-type", metavar="TYPE", help="Media type of the object.")]
-Metadata = Annotated[list[str] | None, Option("--metadata", metavar="NAME=VALUE", help="Your own; repeatable.")]
-New = Annotated[bool, Option("--new", help="Refuse to replace an object.")]
-ObjectType = Annotated[str, Option("--object-type", "-o", help="raw, zeros, npz, tfrecord or hdf5.")]
-Dedup = Annotated[int, Option("--dedup", least=1, help="Each block comes so many times.")]
-Compress = Annotated[int, Option("--compress", least=1, help="Bytes compress to one part of so many.")]
-Size = Annotated[str, Option("--size", "-s", help="Bytes of each object, such as 8MiB.")]
+_jobs = click.option("--jobs", "-j", type=click.IntRange(min=1), default=32, help="Objects at once.")
+_update = click.option("--update", "-u", is_flag=True, help="Leave out what is there already and the same.")
+_content_type = click.option("--content-type", metavar="TYPE", help="Media type of the object.")
+_metadata = click.option("--metadata", metavar="NAME=VALUE", multiple=True, help="Your own; repeatable.")
+_new = click.option("--new", is_flag=True, help="Refuse to replace an object.")
+_size = click.option("--size", "-s", default="20MiB", help="Bytes of each object, such as 8MiB.")
+_object_type = click.option("--object-type", "-o", default="raw", help="raw, zeros, npz, tfrecord or hdf5.")
+_dedup = click.option("--dedup", type=click.IntRange(min=1), default=1, help="Each block comes so many times.")
+_compress = click.option(
+    "--compress", type=click.IntRange(min=1), default=1, help="Bytes compress to one part of so many."
+)
 
 
+@click.command("put")
+@click.argument("uri", help="The object; with -n a template such as s3://b/a-{:04d}.bin.")
+@click.argument("file", required=False, help="A file; - is standard input.")
+@click.option("--num", "-n", type=click.IntRange(min=1), help="Make so many objects up instead.")
+@_size
+@_object_type
+@_dedup
+@_compress
+@_jobs
+@_content_type
+@_metadata
+@_new
+@with_common_options
 def put(
-    uri: Annotated[str, Argument(help="The object; with -n a template such as s3://b/a-{:04d}.bin.")],
-    file: Annotated[str | None, Argument(metavar="[FILE]", help="A file; - is standard input.")] = None,
-    num: Annotated[int | None, Option("--num", "-n", least=1, help="Make so many objects up instead.")] = None,
-    size: Size = "20MiB",
-    object_type: ObjectType = "raw",
-    dedup: Dedup = 1,
-    compress: Compress = 1,
-    jobs: Jobs = 32,
-    content_type: Type = None,
-    metadata: Metadata = None,
-    new: New = False,
+    uri: str,
+    file: str | None,
+    num: int | None,
+    size: str,
+    object_type: str,
+    dedup: int,
+    compress: int,
+    jobs: int,
+    content_type: str | None,
+    metadata: tuple[str, ...],
+    new: bool,
 ) -> None:
     """Send a file as one object, or (-n) objects of made-up bytes."""
     if num is not None:
         if file is not None:
             msg = "name a FILE or --num, not both"
             raise Misused(msg)
-        generate(uri, num, size, object_type, dedup, compress, jobs)
+        _make_up(uri, num, size, jobs, object_type=object_type, dedup_factor=dedup, compress_factor=compress)
         return
     if file is None:
         msg = "name a FILE (- is standard input), or --num objects to make up"
@@ -79,14 +95,23 @@ def _send(uri: str, data: bytes, how: dict[str, Any]) -> None:
     send_whole(store_of(where), where, memoryview(data), PutOptions(**how), current_token())
 
 
+@click.command("put-streaming")
+@click.argument("uri", help="The object.")
+@click.argument("file", default=_STDIN, help="A file; - is standard input.")
+@click.option("--part-size", help="Bytes of a part, at least 5MiB; else 16MiB.")
+@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Parts at once; else 16.")
+@_content_type
+@_metadata
+@_new
+@with_common_options
 def put_streaming(
-    uri: Annotated[str, Argument(help="The object.")],
-    file: Annotated[str, Argument(metavar="[FILE]", help="A file; - is standard input.")] = _STDIN,
-    part_size: Annotated[str | None, Option("--part-size", help="Bytes of a part, at least 5MiB; else 16MiB.")] = None,
-    jobs: Annotated[int | None, Option("--jobs", "-j", least=1, help="Parts at once; else 16.")] = None,
-    content_type: Type = None,
-    metadata: Metadata = None,
-    new: New = False,
+    uri: str,
+    file: str,
+    part_size: str | None,
+    jobs: int | None,
+    content_type: str | None,
+    metadata: tuple[str, ...],
+    new: bool,
 ) -> None:
     """Send a file of any length, or what comes by a pipe, part by part; the object appears at the end."""
     uri, file = _in_order(uri, file)
@@ -110,9 +135,9 @@ def _named(uri: str, file: str) -> str:
     return f"{place}{os.path.basename(file)}"
 
 
-def _pairs(words: Sequence[str] | None) -> dict[str, str]:
+def _pairs(words: Sequence[str]) -> dict[str, str]:
     pairs = {}
-    for word in words or ():
+    for word in words:
         name, sign, value = word.partition("=")
         if not sign or not name:
             msg = f"--metadata takes NAME=VALUE, not {word!r}"
@@ -152,40 +177,40 @@ def _sent(uri: str, size: int, parts: int) -> None:
         show.json_line({"uri": uri, "bytes": size, "parts": parts})
 
 
-def generate(
-    template: Annotated[str, Argument(metavar="URI", help="Where to; {} or {:06d} is the object's number.")],
-    num: Annotated[int, Option("--num", "-n", least=1, help="Objects.")] = 1,
-    size: Size = "20MiB",
-    object_type: ObjectType = "raw",
-    dedup: Dedup = 1,
-    compress: Compress = 1,
-    jobs: Jobs = 32,
-) -> None:
+@click.command("generate")
+@click.argument("template", metavar="URI", help="Where to; {} or {:06d} is the object's number.")
+@click.option("--num", "-n", type=click.IntRange(min=1), default=1, help="Objects.")
+@_size
+@_object_type
+@_dedup
+@_compress
+@_jobs
+@with_common_options
+def generate(template: str, num: int, size: str, object_type: str, dedup: int, compress: int, jobs: int) -> None:
     """Put objects of made-up bytes, for tests and measurements."""
-    count, place = show.read_size(size), from_path_or_uri(template)
-    how: dict[str, Any] = {
-        "object_type": object_type,
-        "dedup_factor": dedup,
-        "compress_factor": compress,
-        "progress": current().progress,
-    }
+    _make_up(template, num, size, jobs, object_type=object_type, dedup_factor=dedup, compress_factor=compress)
+
+
+def _make_up(template: str, num: int, size: str, jobs: int, **kind: Any) -> None:
     from s3dlio import api
 
-    api.put(place, num=num, size=count, max_in_flight=jobs, **how)
+    count, place = show.read_size(size), from_path_or_uri(template)
+    api.put(place, num=num, size=count, max_in_flight=jobs, progress=current().progress, **kind)
     if current().as_json:
         show.json_line({"template": place, "objects": num, "size": count})
 
 
-def upload(
-    places: Annotated[list[str], Argument(metavar="SRC... DEST", help="Files, directories, patterns; a prefix.")],
-    pattern: Pattern = None,
-    recursive: Annotated[  # noqa: ARG001 - as other tools want it said
-        bool, Option("--recursive", "-r", help="Accepted: directories go whole.")
-    ] = False,
-    create_bucket: Annotated[bool, Option("--create-bucket", help="Make the bucket if it is not there.")] = False,
-    update: Update = False,
-    jobs: Jobs = 32,
-) -> None:
+@click.command("upload")
+@click.argument(
+    "places", metavar="SRC... DEST", nargs=-1, required=True, help="Files, directories, patterns; a prefix."
+)
+@with_pattern
+@click.option("--recursive", "-r", is_flag=True, expose_value=False, help="Accepted: directories go whole.")
+@click.option("--create-bucket", is_flag=True, help="Make the bucket if it is not there.")
+@_update
+@_jobs
+@with_common_options
+def upload(places: tuple[str, ...], pattern: str | None, create_bucket: bool, update: bool, jobs: int) -> None:
     """Send files and directories below a prefix."""
     from s3dlio import transfers
 
@@ -194,16 +219,15 @@ def upload(
     _tell(transfers.upload(sources, from_path_or_uri(dest), jobs, create_bucket, **how))
 
 
-def download(
-    places: Annotated[list[str], Argument(metavar="SRC... DEST", help="Objects, prefixes; a directory.")],
-    pattern: Pattern = None,
-    recursive: Annotated[  # noqa: ARG001 - as other tools want it said
-        bool, Option("--recursive", "-r", help="Accepted: prefixes come whole.")
-    ] = False,
-    flatten: Annotated[bool, Option("--flatten", help="All files into one directory.")] = False,
-    update: Update = False,
-    jobs: Jobs = 32,
-) -> None:
+@click.command("download")
+@click.argument("places", metavar="SRC... DEST", nargs=-1, required=True, help="Objects, prefixes; a directory.")
+@with_pattern
+@click.option("--recursive", "-r", is_flag=True, expose_value=False, help="Accepted: prefixes come whole.")
+@click.option("--flatten", is_flag=True, help="All files into one directory.")
+@_update
+@_jobs
+@with_common_options
+def download(places: tuple[str, ...], pattern: str | None, flatten: bool, update: bool, jobs: int) -> None:
     """Fetch objects and prefixes into a directory."""
     from s3dlio import transfers
 
@@ -212,13 +236,14 @@ def download(
     _tell(transfers.download([from_path_or_uri(source) for source in sources], dest, jobs, **how))
 
 
-def cp(
-    places: Annotated[list[str], Argument(metavar="SRC... DEST", help="Objects, files, prefixes, directories.")],
-    recursive: Annotated[bool, Option("--recursive", "-r", help="All that lies below SRC.")] = False,
-    pattern: Pattern = None,
-    update: Update = False,
-    jobs: Jobs = 32,
-) -> None:
+@click.command("cp")
+@click.argument("places", metavar="SRC... DEST", nargs=-1, required=True, help="Objects, files, prefixes, directories.")
+@click.option("--recursive", "-r", is_flag=True, help="All that lies below SRC.")
+@with_pattern
+@_update
+@_jobs
+@with_common_options
+def cp(places: tuple[str, ...], recursive: bool, pattern: str | None, update: bool, jobs: int) -> None:
     """Copy between any two places; within one store the server copies where it can."""
     from s3dlio import transfers
 
@@ -233,7 +258,7 @@ def cp(
     _tell(transfers.copy(named if len(named) > 1 else named[0], from_path_or_uri(dest), jobs, **how))
 
 
-def _two_or_more(places: list[str]) -> list[str]:
+def _two_or_more(places: tuple[str, ...]) -> tuple[str, ...]:
     if len(places) < 2:  # noqa: PLR2004 - a source and a destination
         msg = f"name where {places[0]!r} should go as well"
         raise Misused(msg)
@@ -251,10 +276,11 @@ def _tell(result: TransferResult) -> None:
         show.line(f"{done} ({show.size_text(result.bytes_per_second)}/s){skipped}")
 
 
-def tfrecord_index(
-    file: Annotated[str, Argument(help="A TFRecord file: path or URI.")],
-    index: Annotated[str | None, Argument(metavar="[INDEX]", help="Where to; else FILE.idx.")] = None,
-) -> None:
+@click.command("tfrecord-index")
+@click.argument("file", help="A TFRecord file: path or URI.")
+@click.argument("index", required=False, help="Where to; else FILE.idx.")
+@with_common_options
+def tfrecord_index(file: str, index: str | None) -> None:
     """Write the index of a TFRecord file, as NVIDIA DALI reads it."""
     from s3dlio.tfrecords import create_tfrecord_index
 
