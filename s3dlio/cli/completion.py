@@ -1,6 +1,6 @@
 """What lets a shell complete the words of the command line, and where that shell wants it.
 
-Floor 7. Knows the files that shells read when they begin; must not know any command.
+Floor 7. Knows the files that shells read when they begin; must not know any command. The scripts are click's.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ import os
 import click
 from click.shell_completion import ShellComplete, get_completion_class
 
-_SHELLS = ("bash", "zsh", "fish")
-#: What zsh needs to look into the folder, unless its user has seen to that.
-_ZSH_LINE = "fpath+=~/.zfunc; autoload -Uz compinit; compinit"
+#: Shell -> where its script goes, the file it reads when it begins, and what that has to say ({}: the program, then
+#: the script). fish looks into its folder by itself; zsh does so if told, unless its user has seen to that.
+_PLACES = {
+    "bash": ("~/.bash_completions/{}.sh", "~/.bashrc", "source '{}'"),
+    "zsh": ("~/.zfunc/_{}", "~/.zshrc", "fpath+=~/.zfunc; autoload -Uz compinit; compinit"),
+    "fish": ("~/.config/fish/completions/{}.fish", "", ""),
+}
 
 
 def script(program: click.Command, name: str) -> str:
@@ -21,7 +25,7 @@ def script(program: click.Command, name: str) -> str:
     Raises:
         UsageError: The shell is none of bash, zsh and fish.
     """
-    return _completer(program, name, _shell()).source()
+    return _completer(program, name).source()
 
 
 def install(program: click.Command, name: str) -> str:
@@ -30,37 +34,23 @@ def install(program: click.Command, name: str) -> str:
     Raises:
         UsageError: The shell is none of bash, zsh and fish.
     """
-    shell = _shell()
-    place, rc, line = {
-        "bash": (f"~/.bash_completions/{name}.sh", "~/.bashrc", f"source '{_home(f'~/.bash_completions/{name}.sh')}'"),
-        "zsh": (f"~/.zfunc/_{name}", "~/.zshrc", _ZSH_LINE),
-        "fish": (f"~/.config/fish/completions/{name}.fish", "", ""),
-    }[shell]
-    text = _completer(program, name, shell).source()
-    os.makedirs(os.path.dirname(_home(place)), exist_ok=True)
-    with open(_home(place), "w", encoding="utf-8") as file:
+    completer = _completer(program, name)
+    text = completer.source()
+    place, rc, line = _PLACES[completer.name]
+    path = os.path.expanduser(place.format(name))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
         file.write(f"{text}\n")
     if rc:
-        _add(_home(rc), line)
-    return f"{shell} completion installed in {_home(place)}; it takes effect in the next shell"
+        _add(os.path.expanduser(rc), line.format(path))
+    return f"{completer.name} completion installed in {path}; it takes effect in the next shell"
 
 
-def _home(path: str) -> str:
-    return os.path.expanduser(path)
-
-
-def _shell() -> str:
-    name = os.path.basename(os.environ.get("SHELL", ""))
-    if name not in _SHELLS:
-        msg = f"completion is known for {', '.join(_SHELLS)}, and SHELL says {name!r}; set it, e.g. SHELL=bash"
-        raise click.UsageError(msg)
-    return name
-
-
-def _completer(program: click.Command, name: str, shell: str) -> ShellComplete:
+def _completer(program: click.Command, name: str) -> ShellComplete:
+    shell = os.path.basename(os.environ.get("SHELL", ""))
     kind = get_completion_class(shell)
-    if kind is None:
-        msg = f"click knows no completion for {shell}"
+    if kind is None or shell not in _PLACES:
+        msg = f"completion is known for {', '.join(_PLACES)}, and SHELL says {shell!r}; set it, e.g. SHELL=bash"
         raise click.UsageError(msg)
     return kind(program, {}, name, f"_{name.replace('-', '_').replace('.', '_')}_COMPLETE".upper())
 
