@@ -6,7 +6,7 @@ Floor 7. Knows the names of commands and where each is; must not know what they 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -17,7 +17,7 @@ from s3dlio.cli.lazy import LazyGroup
 from s3dlio.cli.session import before_the_command
 from s3dlio.version import VERSION
 
-#: Name -> where it is.
+#: Name -> where it is, in the order of the help.
 _COMMANDS = {
     "ls": "s3dlio.cli.objects:ls",
     "stat": "s3dlio.cli.objects:stat",
@@ -52,9 +52,8 @@ def _tell_completion(context: click.Context, parameter: click.Parameter, wanted:
         context.exit()
 
 
-_completion: dict[str, Any] = {
-    "is_flag": True, "is_eager": True, "expose_value": False, "callback": _tell_completion,
-}  # fmt: skip
+def _completion_option(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(name, is_flag=True, is_eager=True, expose_value=False, callback=_tell_completion, help=text)
 
 
 @click.group(
@@ -65,10 +64,8 @@ _completion: dict[str, Any] = {
 )
 @click.version_option(VERSION, message="s3dlio %(version)s", help="Show the version.")
 @before_the_command
-@click.option("--install-completion", help="Install completion for the shell in use.", **_completion)
-@click.option(
-    "--show-completion", help="Show completion for the shell in use, to put it where you like.", **_completion
-)
+@_completion_option("--install-completion", "Install completion for the shell in use.")
+@_completion_option("--show-completion", "Show completion for the shell in use, to put it where you like.")
 def app() -> None:
     """Objects on s3://, gs://, az://, file://, direct:// and whatever fsspec knows; plain paths are files."""
 
