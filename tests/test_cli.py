@@ -16,13 +16,15 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import s3dlio
 from s3dlio.cli import measure, show
-from s3dlio.cli.app import run
+from s3dlio.cli.app import app, run
+from s3dlio.cli.session import Session
 from s3dlio.errors import NotFoundError, OptionError, TransferError
 from s3dlio.record_writer import TFRecordWriter
 from s3dlio.transfer.plan import Failure
@@ -30,7 +32,7 @@ from s3dlio.transfers import TransferResult
 from tests.servers.fault_kinds import Status, s3_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from s3dlio.testing import S3Server
     from tests.servers.azurite import AzuriteServer
@@ -349,6 +351,25 @@ def test_every_command_has_help(cli: Callable[..., Done], command: str) -> None:
     assert "--endpoint-url" in done.out
     assert "--json" in done.out
     assert not done.err
+
+
+def _named(group: click.Group, context: click.Context, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    """All commands below a group, by what one types."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from _named(command, context, f"{path}{name} ")
+        elif command is not None:
+            yield f"{path}{name}", command
+
+
+def test_every_command_there_is_takes_the_common_options() -> None:
+    found = dict(_named(app, click.Context(app)))
+    assert set(found) == set(COMMANDS)
+    common = {field.name for field in dataclasses.fields(Session)}
+    for name, command in found.items():
+        assert common <= {parameter.name for parameter in command.params}, name
+        assert (command.name, bool(command.help)) == (name.rpartition(" ")[2], True)
 
 
 def test_the_whole_help_names_every_command(cli: Callable[..., Done]) -> None:

@@ -242,6 +242,21 @@ def test_a_command_on_few_local_bytes_loads_nothing_heavy(tmp_path: Path, words:
     assert loaded(*(word.format(tmp_path) for word in words)) == "[]"
 
 
+def test_a_command_is_imported_when_it_is_asked_for(tmp_path: Path) -> None:
+    program = """
+import sys
+from s3dlio.cli import main
+code = main(["ls", sys.argv[1]])
+print(*(name for name in sys.modules if name.startswith("s3dlio.cli.")), file=sys.stderr)
+sys.exit(code)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    names = {name.rpartition(".")[2] for name in done.stderr.split()}
+    assert names == {"app", "failing", "lazy", "objects", "session", "show"}
+
+
 @pytest.mark.parametrize(
     "words",
     [
