@@ -211,6 +211,8 @@ class Connection(Channel):
             return False
         if done:
             target[:done] = self._view[self._begin : self._end]
+        elif length:
+            self.acknowledge()
         deadline = None
         while done < length:
             count = self._recv(target[done:] if done else target, _WAITALL)
@@ -315,6 +317,8 @@ class Connection(Channel):
 
     def _from_socket(self, target: memoryview, limit: int) -> int:
         self._check_deadline()
+        if not self.received:
+            self.acknowledge()
         count = self._recv(target if limit == len(target) else target[:limit], _WAITALL)
         if not count:
             msg = f"the server closed the connection after {self.received} bytes of the body"
@@ -360,6 +364,8 @@ class Connection(Channel):
 
     def _refill(self) -> None:
         self._check_deadline()
+        if not self.received:
+            self.acknowledge()
         self._begin = 0
         self._end = self._recv(self._view, 0)
         if not self._end:
