@@ -102,6 +102,15 @@ def test_a_bucket_that_keeps_moving_is_given_up(store: ObjectStore, origin: Faul
     assert len(origin.requests) < 10
 
 
+@pytest.mark.parametrize("code", ["InvalidLocationConstraint", "IllegalLocationConstraintException"])
+def test_a_region_that_the_server_does_not_know_is_explained(
+    store: ObjectStore, origin: FaultOrigin, code: str
+) -> None:
+    origin.plan("/new", s3_error(400, code), method="PUT")
+    with pytest.raises(StoreError, match=rf"{code}.*set the region .*AWS_REGION"):
+        store.create_bucket("s3://new")
+
+
 @pytest.mark.parametrize(("code", "kind"), [("AccessDenied", AccessDeniedError), ("InternalError", StoreError)])
 def test_a_delete_that_was_half_done_is_an_error(
     store: ObjectStore, origin: FaultOrigin, code: str, kind: type[StoreError]

@@ -33,6 +33,8 @@ _SLOWER_CODES = frozenset({"SlowDown", "Throttling", "ServerBusy"})
 _DENIAL_CODES = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
 )
+#: Codes that mean "no such region" of a bucket that is to be made.
+_PLACE_CODES = frozenset({"InvalidLocationConstraint", "IllegalLocationConstraintException"})
 _EXISTS_CODES = frozenset(
     {
         "BucketAlreadyExists", "BucketAlreadyOwnedByYou", "ContainerAlreadyExists", "BlobAlreadyExists",
@@ -111,6 +113,8 @@ def _advice(head: Head, fault: Fault) -> str:
         return f"; the server redirects{place}: set the region or endpoint_url of the bucket"
     if fault.code in _DENIAL_CODES:
         return "; get new credentials (or set the clock)"
+    if fault.code in _PLACE_CODES:
+        return "; set the region (region, AWS_REGION) to one that the server knows; us-east-1 leaves it to the server"
     if head.status in (401, 403) and not fault.message:
         return "; check the credentials and the permissions"
     return ""
