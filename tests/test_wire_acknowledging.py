@@ -103,6 +103,34 @@ def test_a_head_alone_is_acknowledged_before_its_body_is_waited_for(
         assert _acknowledges_at_once(connection)
 
 
+def _answered_in_two(connection: Connection, far: socket.socket, first: bytes, rest: bytes) -> None:
+    """Sends ``rest`` when ``first`` has been received."""
+    _delay(connection)
+    far.sendall(first)
+    assert connection.exchange_part(REQUEST, 0, 100) == (10, 10)
+    far.sendall(rest)
+    assert connection.fill(memoryview(bytearray(10)), 10)
+
+
+def test_a_rest_is_acknowledged_at_once_after_a_head_has_come_alone(ends: tuple[Connection, socket.socket]) -> None:
+    """A server that sends them apart may also be waiting when the reader was late, and found part of the body."""
+    connection, far = ends
+    _answered_in_two(connection, far, PART, BODY)
+    _answered_in_two(connection, far, PART + BODY[:4], BODY[4:])
+    assert _acknowledges_at_once(connection)
+
+
+def test_nothing_is_hurried_where_heads_come_with_their_bodies(
+    ends: tuple[Connection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, far = ends
+    hurried: list[Connection] = []
+    monkeypatch.setattr(Connection, "acknowledge", hurried.append)
+    for cut in (4, 10, 9):
+        _answered_in_two(connection, far, PART + BODY[:cut], BODY[cut:])
+    assert hurried == []
+
+
 def test_a_connection_that_is_no_tcp_is_left_alone() -> None:
     near, far = socket.socketpair()
     with near, far:
