@@ -111,6 +111,17 @@ def test_a_region_that_the_server_does_not_know_is_explained(
         store.create_bucket("s3://new")
 
 
+@pytest.mark.parametrize(("status", "code"), [(403, "QuotaExceeded"), (400, "XMinioAdminBucketQuotaExceeded")])
+def test_a_used_up_quota_is_no_question_of_credentials(
+    store: ObjectStore, origin: FaultOrigin, status: int, code: str
+) -> None:
+    origin.plan("/bucket/y", s3_error(status, code), method="PUT")
+    with pytest.raises(StoreError, match=rf"{code}.*quota raised") as caught:
+        store.put("s3://bucket/y", b"y")
+    assert type(caught.value) is StoreError
+    assert len(origin.requests) == 1
+
+
 @pytest.mark.parametrize(("code", "kind"), [("AccessDenied", AccessDeniedError), ("InternalError", StoreError)])
 def test_a_delete_that_was_half_done_is_an_error(
     store: ObjectStore, origin: FaultOrigin, code: str, kind: type[StoreError]
