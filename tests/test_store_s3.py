@@ -111,6 +111,12 @@ def test_a_region_that_the_server_does_not_know_is_explained(
         store.create_bucket("s3://new")
 
 
+def test_a_refusal_without_a_word_may_be_one_of_the_clock(store: ObjectStore, origin: FaultOrigin) -> None:
+    origin.plan("/bucket/x", *[s3_error(403, "RequestTimeTooSkewed")] * 2, method="HEAD")  # whose body HEAD leaves out
+    with pytest.raises(AccessDeniedError, match="credentials and the permissions, and this machine's clock"):
+        store.stat("s3://bucket/x")
+
+
 @pytest.mark.parametrize(("status", "code"), [(403, "QuotaExceeded"), (400, "XMinioAdminBucketQuotaExceeded")])
 def test_a_used_up_quota_is_no_question_of_credentials(
     store: ObjectStore, origin: FaultOrigin, status: int, code: str

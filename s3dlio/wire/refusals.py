@@ -124,5 +124,6 @@ def _advice(head: Head, fault: Fault) -> str:
     if fault.code in _PLACE_CODES:
         return "; set the region (region, AWS_REGION) to one that the server knows; us-east-1 leaves it to the server"
     if head.status in (401, 403) and not fault.message:
-        return "; check the credentials and the permissions"
+        # Answers to HEAD say no more than the status, which a wrong clock has in common with a wrong key.
+        return "; check the credentials and the permissions" + ("" if fault.code else ", and this machine's clock")
     return ""
