@@ -279,7 +279,8 @@ def put(
         content_type: Media type.
         metadata: Your own names and values, printable ASCII (not kept by ``file://``).
         overwrite: ``False`` refuses to replace an object, atomically on every backend but those that
-            come through fsspec.
+            come through fsspec, and on servers that do not heed the condition: Ceph's for objects sent in parts, which
+            are looked for before and behind their parts instead, and rclone's.
         **generation: ``num`` objects of ``size`` bytes each, sent as they are made, in some 256 MiB of memory
             however large they are. ``object_type``: ``raw``, ``zeros``, ``npz``, ``tfrecord`` or ``hdf5``.
             ``dedup_factor``, ``compress_factor`` and ``seed`` as in :func:`s3dlio.generate_data`.

@@ -187,6 +187,21 @@ def test_odd_keys_come_whole_and_other_keys_not_at_all(shelf: FaultOrigin) -> No
     assert len(shelf.uploads.pending) == 2
 
 
+@pytest.mark.parametrize("page_size", [1, 1000])
+def test_keys_are_what_they_are_where_the_server_does_not_say_that_it_encodes_them(
+    shelf: FaultOrigin, page_size: int
+) -> None:
+    """As Ceph's gateway: taken by the letter, such a key names another object, and its upload would stay for good."""
+    keys = ["a b/100%", "a b/<&>", "a b/a+b c", "a b/per%41cent", "a b/plain", "a b/é漢😀"]
+    for key in [*keys, "a%20b/x"]:
+        begun(shelf, key, DAY_S + 5)
+    shelf.uploads.says_encoding = False
+    shelf.page_size = page_size
+    assert sorted(s3dlio.abort_uploads("s3://bucket/a b/")) == [f"s3://bucket/{key}" for key in keys]
+    assert s3dlio.abort_uploads("s3://bucket/a%20b/") == ["s3://bucket/a%20b/x"]
+    assert not shelf.uploads.pending
+
+
 def test_young_uploads_cost_no_request_each(shelf: FaultOrigin) -> None:
     for number in range(50):
         begun(shelf, f"x{number}", 60)

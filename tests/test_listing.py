@@ -95,7 +95,14 @@ def test_the_quick_reader_reads_what_the_other_one_reads(rows: list[str], encodi
 def test_usual_pages_are_read_quickly() -> None:
     amazon = row("dir/a%20b+c", extra="<ChecksumAlgorithm>CRC32C</ChecksumAlgorithm>")
     google = row().replace("</Key>", "</Key><Generation>1</Generation><MetaGeneration>1</MetaGeneration>")
-    for rows in ([amazon] * 3, [google], [row(etag="&#34;abc&#34;")], [row(owner="<Owner><ID>x</ID></Owner>")]):
+    ceph = row().replace("</Contents>", "<Type>Normal</Type></Contents>")
+    for rows in (
+        [amazon] * 3,
+        [google],
+        [ceph] * 2,
+        [row(etag="&#34;abc&#34;")],
+        [row(owner="<Owner><ID>x</ID></Owner>")],
+    ):
         assert quick_rows(page(rows)) is not None
     found = xml.parse_s3_page(page([amazon])).entries[0]
     assert (found.key, found.size, found.etag) == ("dir/a b c", 5, "abc")

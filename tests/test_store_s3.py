@@ -102,6 +102,32 @@ def test_a_bucket_that_keeps_moving_is_given_up(store: ObjectStore, origin: Faul
     assert len(origin.requests) < 10
 
 
+@pytest.mark.parametrize("code", ["InvalidLocationConstraint", "IllegalLocationConstraintException"])
+def test_a_region_that_the_server_does_not_know_is_explained(
+    store: ObjectStore, origin: FaultOrigin, code: str
+) -> None:
+    origin.plan("/new", s3_error(400, code), method="PUT")
+    with pytest.raises(StoreError, match=rf"{code}.*set the region .*AWS_REGION"):
+        store.create_bucket("s3://new")
+
+
+def test_a_refusal_without_a_word_may_be_one_of_the_clock(store: ObjectStore, origin: FaultOrigin) -> None:
+    origin.plan("/bucket/x", *[s3_error(403, "RequestTimeTooSkewed")] * 2, method="HEAD")  # whose body HEAD leaves out
+    with pytest.raises(AccessDeniedError, match="credentials and the permissions, and this machine's clock"):
+        store.stat("s3://bucket/x")
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "QuotaExceeded"), (400, "XMinioAdminBucketQuotaExceeded")])
+def test_a_used_up_quota_is_no_question_of_credentials(
+    store: ObjectStore, origin: FaultOrigin, status: int, code: str
+) -> None:
+    origin.plan("/bucket/y", s3_error(status, code), method="PUT")
+    with pytest.raises(StoreError, match=rf"{code}.*quota raised") as caught:
+        store.put("s3://bucket/y", b"y")
+    assert type(caught.value) is StoreError
+    assert len(origin.requests) == 1
+
+
 @pytest.mark.parametrize(("code", "kind"), [("AccessDenied", AccessDeniedError), ("InternalError", StoreError)])
 def test_a_delete_that_was_half_done_is_an_error(
     store: ObjectStore, origin: FaultOrigin, code: str, kind: type[StoreError]

@@ -304,8 +304,33 @@ def test_who_may_write_and_not_look(small: FaultOrigin) -> None:
     assert stats["etag"] == small.etags[PATH].strip('"')
 
 
-def test_somebody_else_was_there_first(small: FaultOrigin) -> None:
+@pytest.mark.parametrize("heeds", [True, False])
+def test_what_is_there_is_found_before_anything_is_sent(small: FaultOrigin, heeds: bool) -> None:
+    small.heeds_last_condition = heeds
     small.objects[PATH] = b"theirs"
+    with pytest.raises(AlreadyExistsError):
+        write(overwrite=False)
+    assert small.objects[PATH] == b"theirs"
+    assert {request.method for request in small.requests} == {"HEAD"}
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_what_has_come_meanwhile_is_found_at_the_end(small: FaultOrigin, heeds: bool) -> None:
+    """Also on a server that does not heed the condition, but for the moment between the look and the end."""
+    small.heeds_last_condition = heeds
+    writer = s3dlio.create_writer(URI, WriterOptions(buffer_capacity=PART, overwrite=False))
+    writer.write(BODY)
+    writer.flush()
+    small.objects[PATH] = b"theirs"
+    with pytest.raises(AlreadyExistsError):
+        writer.finalize()
+    assert small.objects[PATH] == b"theirs"
+    assert small.uploads.pending == {}
+
+
+def test_who_may_not_look_leaves_it_to_the_condition(small: FaultOrigin) -> None:
+    small.objects[PATH] = b"theirs"
+    small.plan(PATH, *[s3_error(403, "AccessDenied")] * FOR_GOOD, method="HEAD")
     with pytest.raises(AlreadyExistsError):
         write(overwrite=False)
     assert small.objects[PATH] == b"theirs"

@@ -60,7 +60,7 @@ class MultipartUpload(Upload):
         # Some servers that speak S3's interface (rclone's) wait for the first part before they take many others.
         self.any_order = store.options.endpoint_url is None
         self._must_be_new = not options.overwrite
-        #: Whether the server heeds ``if-none-match`` when the upload is completed.
+        #: Whether the server can be told not to replace an object when the upload is completed.
         self._is_conditional = store.limits.conditional
         self._tags: dict[int, tuple[str, int | None]] = {}
         self._refuse_existing(token)
@@ -70,13 +70,20 @@ class MultipartUpload(Upload):
         self._id = xml.upload_id(answer.body)
 
     def _refuse_existing(self, token: CancellationToken) -> None:
-        """Look for an object that must not be replaced, where the server cannot be told so."""
-        if not self._must_be_new or self._is_conditional:
+        """Look for an object that must not be replaced: before anything is sent, and before it would be.
+
+        A server that is told the condition may not heed it (Ceph's does for whole objects, not for uploads by parts).
+        """
+        if not self._must_be_new:
             return
         try:
             self._store.head(self._uri, token)
         except NotFoundError:
             return
+        except AccessDeniedError:  # one may be allowed to write and not to look
+            if self._is_conditional:
+                return
+            raise
         msg = "the object exists"
         raise AlreadyExistsError(msg, uri=str(self._uri), operation="put")
 

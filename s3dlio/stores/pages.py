@@ -14,7 +14,7 @@ from s3dlio.stores.base import Entry
 
 _BEGIN, _END = "<Contents>", "</Contents>"
 #: What services put between the four elements that matter, none of it nested but the owner.
-_EXTRA = r"(?:<(?:Checksum\w+|Generation|MetaGeneration|StorageClass)>[^<]*</\w+>)*"
+_EXTRA = r"(?:<(?:Checksum\w+|Generation|MetaGeneration|StorageClass|Type)>[^<]*</\w+>)*"
 _OWNER = r"(?:<Owner>(?:<\w+>[^<]*</\w+>)*</Owner>)?"
 _ROW = re.compile(
     rf"{_BEGIN}<Key>([^<]*)</Key>{_EXTRA}<LastModified>([0-9][^<]*)</LastModified>{_EXTRA}<ETag>([^<]*)</ETag>{_EXTRA}"

@@ -36,8 +36,10 @@ def pending_uploads(store: RestStore, where: Uri, token: CancellationToken) -> I
     folder = where.key if not where.key or where.key.endswith("/") else f"{where.key}/"
 
     def page(cursor: str) -> tuple[list[Pending], str]:
-        query = {"uploads": "", "prefix": where.key, "encoding-type": "url", **dict(urllib.parse.parse_qsl(cursor))}
-        answer = store.ask("GET", bucket, query, {}, token, operation=_OPERATION)
+        query = {"uploads": "", "prefix": where.key, **dict(urllib.parse.parse_qsl(cursor))}
+        answer = store.ask("GET", bucket, {**query, "encoding-type": "url"}, {}, token, operation=_OPERATION)
+        if xml.may_be_encoded(answer.body):  # Ceph's are, and it does not say so; unasked, it writes them as they are
+            answer = store.ask("GET", bucket, query, {}, token, operation=_OPERATION)
         with _explained(where):
             uploads, after = xml.parse_uploads(answer.body)
         return [

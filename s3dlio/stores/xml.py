@@ -188,6 +188,11 @@ def upload_id(body: bytes) -> str:
     return found
 
 
+def may_be_encoded(body: bytes) -> bool:
+    """Tell whether keys on a page could be encoded or could just look so: the page does not say which."""
+    return b"%" in body and b"<EncodingType>" not in body
+
+
 def parse_uploads(body: bytes) -> tuple[list[tuple[str, str, datetime | None]], dict[str, str]]:
     """Parse a page of uploads that are pending: key, id and beginning of each, and what to ask the next page with.
 

@@ -45,8 +45,8 @@ class Connection(Channel):
     """
 
     __slots__ = (
-        "_begin", "_chunk_left", "_deadline", "_end", "_head_end", "_left", "_scratch", "_usual", "_view",
-        "answered", "closing", "head", "received",
+        "_apart", "_begin", "_chunk_left", "_deadline", "_end", "_head_end", "_hurried", "_left", "_scratch",
+        "_usual", "_view", "answered", "closing", "head", "received",
     )  # fmt: skip
 
     head: Head
@@ -61,6 +61,8 @@ class Connection(Channel):
         self._begin = self._end = 0  # what of the scratch buffer is received and not yet used
         self._left = 0  # bytes of the current body still to be read; -1 while chunks are to come
         self._chunk_left = 0
+        self._apart = False  # a head of this server's has come without its body
+        self._hurried = False  # what is left of the current body
         self.answered = False
         self.closing = False
         self.received = 0
@@ -73,7 +75,7 @@ class Connection(Channel):
         Raises:
             OSError: The connection is broken, or the server takes nothing for too long.
         """
-        self.answered = False
+        self.answered = self._hurried = False
         self.received = 0
         self._left = self._begin = self._end = 0
         try:
@@ -211,6 +213,8 @@ class Connection(Channel):
             return False
         if done:
             target[:done] = self._view[self._begin : self._end]
+        if done < length:
+            self._hurry(alone=not done)
         deadline = None
         while done < length:
             count = self._recv(target[done:] if done else target, _WAITALL)
@@ -222,6 +226,17 @@ class Connection(Channel):
                 if deadline.passed:
                     return False
         return True
+
+    def _hurry(self, *, alone: bool) -> None:
+        """Before the rest of a body is waited for: acknowledge what has come, if the server may be waiting for that.
+
+        Where heads never come alone that would be for nothing, and costs a call and a packet.
+        """
+        self._hurried = True
+        if alone:
+            self._apart = True
+        if self._apart:
+            self.acknowledge()
 
     def ask(self, request: bytes) -> None:
         """Send a GET whose answer :meth:`answer_whole` or :meth:`answer_part` will receive."""
@@ -315,6 +330,8 @@ class Connection(Channel):
 
     def _from_socket(self, target: memoryview, limit: int) -> int:
         self._check_deadline()
+        if not self._hurried:
+            self._hurry(alone=not self.received)
         count = self._recv(target if limit == len(target) else target[:limit], _WAITALL)
         if not count:
             msg = f"the server closed the connection after {self.received} bytes of the body"
@@ -360,6 +377,8 @@ class Connection(Channel):
 
     def _refill(self) -> None:
         self._check_deadline()
+        if not self._hurried:
+            self._hurry(alone=not self.received)
         self._begin = 0
         self._end = self._recv(self._view, 0)
         if not self._end:

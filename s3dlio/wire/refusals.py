@@ -33,6 +33,10 @@ _SLOWER_CODES = frozenset({"SlowDown", "Throttling", "ServerBusy"})
 _DENIAL_CODES = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
 )
+#: Codes that mean "no such region" of a bucket that is to be made.
+_PLACE_CODES = frozenset({"InvalidLocationConstraint", "IllegalLocationConstraintException"})
+#: How codes end that mean "full": Ceph's, behind 403, and MinIO's have other beginnings.
+_FULL_CODE = "QuotaExceeded"
 _EXISTS_CODES = frozenset(
     {
         "BucketAlreadyExists", "BucketAlreadyOwnedByYou", "ContainerAlreadyExists", "BlobAlreadyExists",
@@ -76,6 +80,8 @@ class Refused(Exception):  # noqa: N818 - a signal inside the library, not an er
     @property
     def is_denial(self) -> bool:
         """Whether other credentials could help."""
+        if self.fault.code.endswith(_FULL_CODE):
+            return False
         return self.head.status in (401, 403) or self.fault.code in _DENIAL_CODES
 
     @property
@@ -95,6 +101,8 @@ def to_error(operation: str, uri: object, refused: Refused, tries: int) -> Store
     kind = _KINDS.get(head.status, StoreError)
     if fault.code in _DENIAL_CODES:
         kind = AccessDeniedError
+    elif fault.code.endswith(_FULL_CODE):
+        kind = StoreError
     elif head.status != 408 and refused.is_passing:
         kind = StoreUnavailableError
     elif (head.status == 412 and operation == "put") or (head.status == 409 and fault.code in _EXISTS_CODES):
@@ -111,6 +119,11 @@ def _advice(head: Head, fault: Fault) -> str:
         return f"; the server redirects{place}: set the region or endpoint_url of the bucket"
     if fault.code in _DENIAL_CODES:
         return "; get new credentials (or set the clock)"
+    if fault.code.endswith(_FULL_CODE):
+        return "; delete what is not needed (`s3dlio rm --pending` finds unfinished uploads), or have the quota raised"
+    if fault.code in _PLACE_CODES:
+        return "; set the region (region, AWS_REGION) to one that the server knows; us-east-1 leaves it to the server"
     if head.status in (401, 403) and not fault.message:
-        return "; check the credentials and the permissions"
+        # Answers to HEAD say no more than the status, which a wrong clock has in common with a wrong key.
+        return "; check the credentials and the permissions" + ("" if fault.code else ", and this machine's clock")
     return ""

@@ -43,6 +43,8 @@ class Shelf:
         buckets: Names of buckets that exist though they hold nothing.
         page_size: The most entries a page of a listing has.
         uploads: What is being uploaded by parts.
+        heeds_last_condition: An upload by parts whose end says so replaces nothing. Ceph's gateway, for one, does not
+            listen there, though it does when an object is put whole.
         told_headers: The header fields that an object was written with, by path; some come back with it.
     """
 
@@ -53,6 +55,7 @@ class Shelf:
         self.buckets: set[str] = set()
         self.page_size = 1000
         self.uploads = Uploads()
+        self.heeds_last_condition = True
         self.told_headers: dict[str, dict[str, str]] = {}
         self._born_s = time.time()
         self._known: dict[str, StoredObject] = {}
@@ -159,7 +162,7 @@ class Shelf:
         return self._complete(request, name)
 
     def _complete(self, request: Request, name: str) -> Reply:
-        must_be_new = request.headers.get("if-none-match") == "*"
+        must_be_new = self.heeds_last_condition and request.headers.get("if-none-match") == "*"
         joined = self.uploads.complete(name, request.body, dry=must_be_new)
         if must_be_new:
             if joined.path in self.objects:
