@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s3dlio.wire.channel import Timeouts
+from s3dlio.wire import connection as wire
+from s3dlio.wire.channel import Habits, Timeouts
 from s3dlio.wire.connection import Connection
 
 if TYPE_CHECKING:
@@ -49,6 +50,16 @@ def _delay(connection: Connection) -> None:
     """Puts the connection into the state that an exchange of small messages brings about."""
     with socket.socket(fileno=socket.dup(connection.fileno())) as same:
         same.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+
+
+def _count_acknowledged(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    hurried: list[Connection] = []
+
+    def note(connection: Connection) -> None:
+        hurried.append(connection)
+
+    monkeypatch.setattr(Connection, "acknowledge", note)
+    return hurried
 
 
 def _by_lane(connection: Connection, going_on: Callable[[], None]) -> bytes:
@@ -90,17 +101,15 @@ def test_a_head_alone_is_acknowledged_before_its_body_is_waited_for(
         assert read_on.wait(60)
         far.sendall(body)
 
-    for _ in range(2):
-        read_on.clear()
-        server = threading.Thread(target=serve)
-        server.start()
-        try:
-            _delay(connection)
-            assert way(connection, read_on.set) == BODY
-        finally:
-            read_on.set()
-            server.join()
-        assert _acknowledges_at_once(connection)
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        _delay(connection)
+        assert way(connection, read_on.set) == BODY
+    finally:
+        read_on.set()
+        server.join()
+    assert _acknowledges_at_once(connection)
 
 
 def _answered_in_two(connection: Connection, far: socket.socket, first: bytes, rest: bytes) -> None:
@@ -112,20 +121,47 @@ def _answered_in_two(connection: Connection, far: socket.socket, first: bytes, r
     assert connection.fill(memoryview(bytearray(10)), 10)
 
 
-def test_a_rest_is_acknowledged_at_once_after_a_head_has_come_alone(ends: tuple[Connection, socket.socket]) -> None:
-    """A server that sends them apart may also be waiting when the reader was late, and found part of the body."""
+def test_further_heads_are_acknowledged_where_one_was_waited_for(
+    ends: tuple[Connection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     connection, far = ends
-    _answered_in_two(connection, far, PART, BODY)
+    hurried = _count_acknowledged(monkeypatch)
+    monkeypatch.setattr(wire, "_HESITATION_S", 60.0)
+    for _ in range(3):
+        _answered_in_two(connection, far, PART, BODY)
+    assert len(hurried) == 1  # the first
+    monkeypatch.setattr(wire, "_HESITATION_S", -1.0)  # any wait is one
+    for _ in range(3):
+        _answered_in_two(connection, far, PART, BODY)
+    assert len(hurried) == 3
+    # Such a server may also be waiting when the reader was late, and found part of the body.
     _answered_in_two(connection, far, PART + BODY[:4], BODY[4:])
-    assert _acknowledges_at_once(connection)
+    assert len(hurried) == 4
+
+
+def test_what_one_connection_finds_out_all_of_the_server_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_HESITATION_S", -1.0)
+    habits = Habits()
+    hurried = _count_acknowledged(monkeypatch)
+    for count in (1, 1, 2):  # acknowledged: a first head; then that one waits is learnt; then all are
+        near, far = socket.socketpair()
+        with near, far:
+            connection = Connection(near, Timeouts(60.0, 60.0, 60.0), habits)
+            connection.set_timeouts()
+            for _ in range(2):
+                far.sendall(PART)
+                assert connection.exchange_part(REQUEST, 0, 100) == (10, 10)
+                far.sendall(BODY)
+                assert connection.fill(memoryview(bytearray(10)), 10)
+        assert hurried.count(connection) >= count
+    assert len(hurried) == 5  # 1 of the first connection, and 2 of each of the others
 
 
 def test_nothing_is_hurried_where_heads_come_with_their_bodies(
     ends: tuple[Connection, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection, far = ends
-    hurried: list[Connection] = []
-    monkeypatch.setattr(Connection, "acknowledge", hurried.append)
+    hurried = _count_acknowledged(monkeypatch)
     for cut in (4, 10, 9):
         _answered_in_two(connection, far, PART + BODY[:cut], BODY[cut:])
     assert hurried == []

@@ -45,6 +45,19 @@ class Timeouts(NamedTuple):
     exchange_s: float
 
 
+class Habits:
+    """What a server was found to do, by any of its connections.
+
+    Attributes:
+        hesitates: It waits for the acknowledgement of a head before it sends a small body.
+    """
+
+    __slots__ = ("hesitates",)
+
+    def __init__(self) -> None:
+        self.hesitates = False
+
+
 class Channel:
     """A socket. Used by one thread at a time; :meth:`abort` may be called from any."""
 
@@ -110,11 +123,7 @@ class Channel:
             raise TimeoutError(msg) from error
 
     def acknowledge(self) -> None:
-        """Have what has come acknowledged now, and what comes before the next send as soon as it is read.
-
-        A server that sends the head of an answer by itself (Ceph's) holds a small body back until the head is
-        acknowledged (Nagle's algorithm), and the kernel here takes 40 ms over that, hoping for something to send along.
-        """
+        """Have what has come acknowledged now, and what comes before the next send as soon as it is read."""
         if self._is_tcp and _QUICKACK is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 

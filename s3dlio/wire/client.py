@@ -19,7 +19,7 @@ from s3dlio.errors import OptionError
 from s3dlio.options import may_have_proxy
 from s3dlio.pace import Pace
 from s3dlio.perprocess import PerProcess
-from s3dlio.wire.channel import Origin, Timeouts
+from s3dlio.wire.channel import Habits, Origin, Timeouts
 from s3dlio.wire.connection import Connection
 
 
@@ -60,6 +60,7 @@ class Client:
         self.timeouts = timeouts
         self._max_idle = max_idle
         self.ca_bundle = ca_bundle
+        self._habits = Habits()
         self._idle = PerProcess(_Idle, _Idle.close)
         #: The last whole object was small and came plainly: a sweep is worth trying.
         self.usual = True
@@ -205,7 +206,7 @@ class Client:
         """Connect to the first of a host's addresses that answers."""
         trouble: OSError = socket.gaierror(socket.EAI_NONAME, f"{host!r} has no address")
         for family, kind, protocol, _, address in _addresses(host, port):
-            connection = Connection(socket.socket(family, kind, protocol), self.timeouts)
+            connection = Connection(socket.socket(family, kind, protocol), self.timeouts, self._habits)
             self._watch(connection, token)
             try:
                 connection.connect(address)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Sequence
 
 from s3dlio.cancel import Deadline
-from s3dlio.wire.channel import Channel, Timeouts
+from s3dlio.wire.channel import Channel, Habits, Timeouts
 from s3dlio.wire.head import MAX_HEAD_BYTES, Head, ProtocolError, find_end
 
 #: The first receive asks for this much: any head, and little enough body that copying it is free.
@@ -26,6 +27,8 @@ BUSY_STATUS = (b"503", b"429")
 #: Size of an object, and the two header lines that bring a whole object of that size.
 _NOTHING_USUAL = (-1, b"\0", b"\0")
 _WAITALL = getattr(socket, "MSG_WAITALL", 0)
+#: Linux delays acknowledgements by 40 ms at least.
+_HESITATION_S = 0.03
 #: Pieces of a body that one call sends; the kernel takes 1,024.
 _PIECES_TOGETHER = 64
 
@@ -36,6 +39,7 @@ class Connection(Channel):
     Args:
         sock: Connected, or to be connected by :meth:`connect`.
         timeouts: How long to wait for what.
+        habits: What is known of the server.
 
     Attributes:
         head: The head of the current response.
@@ -45,14 +49,15 @@ class Connection(Channel):
     """
 
     __slots__ = (
-        "_apart", "_begin", "_chunk_left", "_deadline", "_end", "_head_end", "_hurried", "_left", "_scratch",
-        "_usual", "_view", "answered", "closing", "head", "received",
+        "_begin", "_chunk_left", "_deadline", "_end", "_habits", "_has_acknowledged", "_head_end", "_is_in_body", "_left",
+        "_scratch", "_usual", "_view", "answered", "closing", "head", "received",
     )  # fmt: skip
 
     head: Head
 
-    def __init__(self, sock: socket.socket, timeouts: Timeouts) -> None:
+    def __init__(self, sock: socket.socket, timeouts: Timeouts, habits: Habits | None = None) -> None:
         super().__init__(sock, timeouts)
+        self._habits = habits or Habits()
         self._deadline = Deadline(timeouts.exchange_s)
         self._scratch = bytearray(SCRATCH_BYTES)
         self._view = memoryview(self._scratch)
@@ -61,8 +66,8 @@ class Connection(Channel):
         self._begin = self._end = 0  # what of the scratch buffer is received and not yet used
         self._left = 0  # bytes of the current body still to be read; -1 while chunks are to come
         self._chunk_left = 0
-        self._apart = False  # a head of this server's has come without its body
-        self._hurried = False  # what is left of the current body
+        self._has_acknowledged = False  # a head that came alone
+        self._is_in_body = False  # part of the current body was received behind what came with its head
         self.answered = False
         self.closing = False
         self.received = 0
@@ -75,7 +80,7 @@ class Connection(Channel):
         Raises:
             OSError: The connection is broken, or the server takes nothing for too long.
         """
-        self.answered = self._hurried = False
+        self.answered = self._is_in_body = False
         self.received = 0
         self._left = self._begin = self._end = 0
         try:
@@ -213,11 +218,10 @@ class Connection(Channel):
             return False
         if done:
             target[:done] = self._view[self._begin : self._end]
-        if done < length:
-            self._hurry(alone=not done)
         deadline = None
+        self._is_in_body = False
         while done < length:
-            count = self._recv(target[done:] if done else target, _WAITALL)
+            count = self._receive_body(target[done:] if done else target, _WAITALL, done)
             if not count:
                 return False
             done += count
@@ -227,16 +231,27 @@ class Connection(Channel):
                     return False
         return True
 
-    def _hurry(self, *, alone: bool) -> None:
-        """Before the rest of a body is waited for: acknowledge what has come, if the server may be waiting for that.
+    def _receive_body(self, target: memoryview, flags: int, before: int) -> int:
+        """Receive bytes of a body of which ``before`` have come.
 
-        Where heads never come alone that would be for nothing, and costs a call and a packet.
+        A server that sends the head of an answer by itself may hold a small body back until the head is acknowledged
+        (Nagle's algorithm; Ceph's does), and the kernel here takes 40 ms over that, hoping for something to send along.
+        A connection's first head that comes alone is therefore acknowledged at once; further ones only where one was
+        seen to be waited for: it costs a call and a packet, a tenth of a small read.
         """
-        self._hurried = True
-        if alone:
-            self._apart = True
-        if self._apart:
+        if self._is_in_body:
+            return self._recv(target, flags)
+        self._is_in_body = True
+        if self._habits.hesitates or not (before or self._has_acknowledged):
+            self._has_acknowledged = True
             self.acknowledge()
+        elif not before:
+            began = time.perf_counter()
+            count = self._recv(target, flags)
+            if time.perf_counter() - began > _HESITATION_S:
+                self._habits.hesitates = True
+            return count
+        return self._recv(target, flags)
 
     def ask(self, request: bytes) -> None:
         """Send a GET whose answer :meth:`answer_whole` or :meth:`answer_part` will receive."""
@@ -330,9 +345,7 @@ class Connection(Channel):
 
     def _from_socket(self, target: memoryview, limit: int) -> int:
         self._check_deadline()
-        if not self._hurried:
-            self._hurry(alone=not self.received)
-        count = self._recv(target if limit == len(target) else target[:limit], _WAITALL)
+        count = self._receive_body(target if limit == len(target) else target[:limit], _WAITALL, self.received)
         if not count:
             msg = f"the server closed the connection after {self.received} bytes of the body"
             raise ConnectionResetError(msg)
@@ -377,10 +390,8 @@ class Connection(Channel):
 
     def _refill(self) -> None:
         self._check_deadline()
-        if not self._hurried:
-            self._hurry(alone=not self.received)
         self._begin = 0
-        self._end = self._recv(self._view, 0)
+        self._end = self._receive_body(self._view, 0, self.received)
         if not self._end:
             msg = "the server closed the connection inside a chunked body"
             raise ConnectionResetError(msg)
