@@ -6,6 +6,7 @@ Knows files of this machine, `memory://` and the S3 servers.  What all backends 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import pickle
 import signal
@@ -14,6 +15,7 @@ import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +36,7 @@ from s3dlio.batches import run_batches
 from s3dlio.cancel import CancellationToken
 from s3dlio.retry import RetryPolicy
 from s3dlio.transfer import haul
-from s3dlio.transfer.carry import Room
+from s3dlio.transfer.carry import Carrier, Room
 from tests.contract_base import blob, unique
 from tests.contract_transfers import make_tree, read_tree
 from tests.servers.faults import FaultOrigin, Status
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from s3dlio.stores.base import Reader
     from s3dlio.testing import S3Server
+    from s3dlio.transfer.plan import Move
     from tests.servers.gcs import GcsServer
     from tests.servers.moto import MotoServer
 
@@ -368,6 +372,46 @@ def test_memory_is_shared_and_one_large_thing_is_let_in_alone() -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(hold, [30, 60, 500, 10, 90] * 40))
     assert all(total <= 100 or total == 500 for total in most)
+
+
+# -- threads --------------------------------------------------------------------------------------------
+
+
+def _copied_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thread_time: Callable[[], float]) -> set[int]:
+    """Copy a hundred files, with the clock of a thread's own work as told; return which threads carried them."""
+    source, target = tmp_path / "from", tmp_path / "to"
+    source.mkdir()
+    for number in range(100):
+        (source / f"{number:02d}").write_bytes(b"spam")
+    seen: set[int] = set()
+    enough = threading.Event()
+    carry = Carrier.carry
+
+    def watched(carrier: Carrier, move: Move, read: Reader, token: CancellationToken) -> int:
+        seen.add(threading.get_ident())
+        if len(seen) == 8:
+            enough.set()
+        if thread_time() == 0.0 and int(move.source.key[-2:]) >= 80:
+            assert enough.wait(60)  # those that are there are all busy now
+        return carry(carrier, move, read, token)
+
+    monkeypatch.setattr(Carrier, "carry", watched)
+    clock = itertools.count().__next__
+    monkeypatch.setattr(haul, "time", SimpleNamespace(perf_counter=clock, thread_time=thread_time))
+    s3dlio.copy(f"file://{source}/", f"file://{target}/", max_in_flight=8)
+    assert len(list(target.iterdir())) == 100
+    return seen
+
+
+def test_files_that_are_waited_for_get_as_many_threads_as_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(_copied_by(tmp_path, monkeypatch, lambda: 0.0)) == 8
+
+
+def test_files_that_are_in_memory_get_two_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    thread_time = itertools.count(1.0, 1e6).__next__  # they always compute
+    assert len(_copied_by(tmp_path, monkeypatch, thread_time)) <= 2
 
 
 # -- workers elsewhere ----------------------------------------------------------------------------------
