@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,10 @@ for name in (
 
 # Triton's compiler and JAX's crash when they meet in one process; torch asks for the former, and no test needs it.
 sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+
+# Behind a shell's "&" Ctrl-C is ignored, by all programs that are started there, too: also by those that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Time is never what a test is about, and machines can be busy.
 settings.register_profile("s3dlio", deadline=None)
