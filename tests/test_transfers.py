@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from types import SimpleNamespace
@@ -393,6 +394,7 @@ def _copied_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thread_time: Cal
             enough.set()
         if thread_time() == 0.0 and int(move.source.key[-2:]) >= 80:
             assert enough.wait(60)  # those that are there are all busy now
+        time.sleep(0.001)  # whoever else is there gets a turn
         return carry(carrier, move, read, token)
 
     monkeypatch.setattr(Carrier, "carry", watched)
@@ -412,6 +414,23 @@ def test_files_that_are_waited_for_get_as_many_threads_as_may_be(
 def test_files_that_are_in_memory_get_two_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     thread_time = itertools.count(1.0, 1e6).__next__  # they always compute
     assert len(_copied_by(tmp_path, monkeypatch, thread_time)) <= 2
+
+
+def test_large_files_have_all_their_threads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel carries them, and the interpreter has next to nothing to do."""
+    monkeypatch.setattr(haul, "WHOLE_BYTES", 3)
+    monkeypatch.setattr(haul, "_WAITING", 1e9)
+    meeting = threading.Barrier(4)
+    carry = Carrier.carry
+
+    def watched(carrier: Carrier, move: Move, read: Reader, token: CancellationToken) -> int:
+        meeting.wait(60)
+        return carry(carrier, move, read, token)
+
+    monkeypatch.setattr(Carrier, "carry", watched)
+    for number in range(4):
+        (tmp_path / f"{number}").write_bytes(b"spam")
+    assert s3dlio.copy(f"file://{tmp_path}/", f"file://{tmp_path}/to/").transferred == 4
 
 
 # -- workers elsewhere ----------------------------------------------------------------------------------

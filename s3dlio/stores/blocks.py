@@ -60,17 +60,14 @@ class BlockUpload(Upload):
         headers["x-ms-blob-content-type"] = headers["content-type"]  # the other is that of the list
         headers |= {"content-type": "application/xml", "content-length": str(len(body))}
         answer = self._store.ask("PUT", self._uri, {"comp": "blocklist"}, headers, token, [body])
-        is_seen = True
         try:
             info = self._store.head(self._uri, token)
         except AccessDeniedError:  # one may be allowed to write and not to look
-            is_seen = False
-            info = ObjectInfo(length, etag=bare(answer.head.etag))
+            return ObjectInfo(length, etag=bare(answer.head.etag))
         if info.size != length:
             msg = f"the server has made a blob of {info.size} bytes; {length} were sent in {parts} blocks"
             raise IntegrityError(msg, uri=str(self._uri), operation="put")
-        if is_seen:
-            _log.debug("close: %s: HEAD verified stored=%d", self._uri, info.size)
+        _log.debug("close: %s: HEAD verified stored=%d", self._uri, info.size)
         return info
 
     def abort(self) -> None:

@@ -33,7 +33,7 @@ _GIVE_UP_AFTER = 100
 #: Large objects under way at once: each has parts under way itself.
 _LARGE_AT_ONCE = 4
 _MOST_PARTS = 8
-#: From files to files so many threads begin. Where the kernel has all of it in memory, more of them only take the
+#: Small files go to files with so many threads at first. Where the kernel has all of it in memory, more of them only take the
 #: interpreter from one another: 2,000 files of 64 KiB went at 15,000 a second with two threads, at 5,000 with 32.
 _NEAR_AT_ONCE = 2
 #: A file is waited for (a disk, a network) when carrying it takes so many times as long as this thread computes ...
@@ -88,7 +88,7 @@ def haul(
         if some and not tally.untried:
             carrier = Carrier(open_one, max(1, min(_MOST_PARTS, width // at_once)), count.add)
             gang = _Haul(some, carrier, count, (min(at_once, len(some)), token))
-            gang.join((min(gang.width, _NEAR_AT_ONCE) if gang.is_near else gang.width) - 1)
+            gang.join((min(gang.width, _NEAR_AT_ONCE) if gang.is_brief else gang.width) - 1)
             tally.add(gang.tally)
         elif some:
             tally.untried += len(some)
@@ -106,7 +106,7 @@ class _Haul(Gang):
         self._in_a_row = 0
         self._slow = 0
         self._lock = threading.Lock()
-        self.is_near = all({move.source.scheme, move.target.scheme} <= PATH_SCHEMES for move in moves)
+        self.is_brief = all(_is_brief(move) for move in moves)
         self.tally = Tally(untried=len(moves))
 
     def work(self) -> None:
@@ -120,7 +120,7 @@ class _Haul(Gang):
                 if read is None:
                     lane = self._carrier.store(move.source).lane(self.token)
                     read = readers[move.source.scheme] = lanes.enter_context(lane)
-                if self.is_near:
+                if self.is_brief:
                     self._timed(move, read)
                 else:
                     self._one(move, read)
@@ -152,6 +152,11 @@ class _Haul(Gang):
                 self.tally.transferred += 1
                 self.tally.total_bytes += size
         self._count.add(0, 1)
+
+
+def _is_brief(move: Move) -> bool:
+    """Tell whether it may take less time to carry than the interpreter needs for it; large files are the kernel's."""
+    return move.size <= WHOLE_BYTES and {move.source.scheme, move.target.scheme} <= PATH_SCHEMES
 
 
 def failure(move: Move, error: Exception) -> Failure:

@@ -14,7 +14,6 @@ from dlio_benchmark.storage.storage_handler import DataStorage, Namespace
 from s3dlio import api, buckets, removal
 from s3dlio.buffers import BytesView
 from s3dlio.errors import NotFoundError
-from s3dlio.multipart_writer import MultipartUploadWriter
 from s3dlio.uri import parse
 
 #: DLIO's option -> the variable that says the same. What the environment has already, it keeps.
@@ -26,8 +25,6 @@ _VARIABLES = {
 }
 _WITH_FOLDERS = ("file", "direct")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
-#: Bytes from which an object goes in parts.
-_IN_PARTS_FROM = 32 << 20
 
 
 class S3dlioStorage(DataStorage):
@@ -116,13 +113,8 @@ class S3dlioStorage(DataStorage):
     # -- data -------------------------------------------------------------------------------------------
 
     def put_data(self, id: str, data: Any, offset: int | None = None, length: int | None = None) -> None:  # noqa: A002
-        """Write an object: bytes-like, or what has ``getvalue()``, as ``io.BytesIO`` does."""
-        content = memoryview(data.getbuffer() if hasattr(data, "getbuffer") else data)
-        if content.nbytes < _IN_PARTS_FROM:
-            api.put_bytes(self.get_uri(id), content)
-            return
-        with MultipartUploadWriter.from_uri(self.get_uri(id)) as writer:
-            writer.write(content)
+        """Write an object: bytes-like, or what has ``getbuffer()``, as ``io.BytesIO`` does."""
+        api.put_bytes(self.get_uri(id), data.getbuffer() if hasattr(data, "getbuffer") else data)
 
     def get_data(self, id: str, data: Any = None, offset: int | None = None, length: int | None = None) -> BytesView:  # noqa: A002
         """Read an object, or a range of it."""
