@@ -82,8 +82,8 @@ class WatchedSweep(Sweep):
     def __init__(self, client: Client, token: CancellationToken, window: int, uris: Mapping[int, Uri]) -> None:
         super().__init__(client, token, window)
         self._uris = uris
-        #: Numbers and when they were asked for, in step with the live ones.
-        self._begun: deque[tuple[int, int]] = deque()
+        #: When the live ones were asked for, in step with them.
+        self._begun: deque[int] = deque()
         self._gets = Gets(client.label, uris)
 
     def run(self, asked: Iterator[Asked], limit: int, landed: Landed) -> list[int]:
@@ -91,20 +91,20 @@ class WatchedSweep(Sweep):
         try:
             return super().run(asked, limit, landed)
         finally:
-            while self._begun:
-                self._note_failure(*self._begun.popleft(), 0, _GIVEN_UP)
+            for number, start in zip(self._left[len(self._left) - len(self._begun) :], self._begun, strict=True):
+                self._note_failure(number, start, 0, _GIVEN_UP)
+            self._begun.clear()
             self._tell()
 
     def _send(self, asked: Iterator[Asked], connection: Connection | None) -> bool:
-        start, live = now(), self._live
-        before = len(live)
-        going = super()._send(asked, connection)
-        if len(live) > before:
-            self._begun.append((live[-1][0], start))
+        start = now()
+        going = Sweep._send(self, asked, connection)  # for each object: super() takes longer
+        if len(self._live) > len(self._begun):
+            self._begun.append(start)
         return going
 
     def _receive(self, number: int, connection: Connection, limit: int) -> Lease | None:
-        _, start = self._begun.popleft()
+        start = self._begun.popleft()
         first = 0
         try:
             size = connection.answer_whole(limit)
@@ -133,5 +133,5 @@ class WatchedSweep(Sweep):
         """Hand on what is over: together, since the log writes many such lines with less work than one by one."""
         gets, self._gets = self._gets, Gets(self._client.label, self._uris)
         log = recorder.active
-        if log is not None and gets.numbers:
+        if log is not None and gets.noted:
             log.add_gets(gets)
