@@ -88,7 +88,7 @@ class Gets:
 
     Args:
         endpoint: Where to.
-        uris: The objects, by number.
+        uris: The objects, by number, all of one container.
     """
 
     __slots__ = ("endpoint", "noted", "uris")
@@ -291,13 +291,14 @@ class Recorder:
             lines = enumerate(gets.lines(), index)
             return "".join(["\t".join(map(str, self._fields(at, thread, line))) + "\n" for at, line in lines])
         number = self._threads.setdefault(thread, len(self._threads) % _MOST_THREADS)
-        endpoint, uris, times = gets.endpoint.replace("%", "%%"), gets.uris, f"{second}%09dZ\t" * 3
-        row = f"%d\t{number}\tGET\t{self._client}\t1\t%d\t{endpoint}\t%s\t\t{times}%d\n"
-        rows = []
-        for at, (which, start, first, end, size) in enumerate(gets, index):
-            _, container, key = uris[which]
-            file = f"{container}/{key}" if container else key
-            rows.append(row % (at, size, file, start - base, first - base, end - base, end - start))
+        container, times = gets.uris[gets.noted[0]].container, f"{second}%09dZ\t" * 3
+        named = f"{gets.endpoint}\t{container}/" if container else f"{gets.endpoint}\t"
+        row = f"%d\t{number}\tGET\t{self._client}\t1\t%d\t{named.replace('%', '%%')}%s\t\t{times}%d\n"
+        uris = gets.uris
+        rows = [
+            row % (at, size, uris[which].key, start - base, first - base, end - base, end - start)
+            for at, (which, start, first, end, size) in enumerate(gets, index)
+        ]
         return "".join(rows)
 
     def _fields(self, index: int, thread: int, line: Line) -> tuple[object, ...]:

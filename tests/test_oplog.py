@@ -600,8 +600,8 @@ def test_lines_are_written_as_csv_writes_them_with_and_without_need_of_quotes(tm
         assert rows[1:] == [[str(field) for field in log._fields(n, 7, line)] for n, line in enumerate(lines)]
 
 
-def _gets(starts: list[int], names: list[str]) -> Gets:
-    gets = Gets("http://h/%d", {n: Uri("s3", "b" if n % 2 else "", name) for n, name in enumerate(names)})
+def _gets(starts: list[int], names: list[str], container: str = "b") -> Gets:
+    gets = Gets("http://h/%d", {n: Uri("s3", container, name) for n, name in enumerate(names)})
     for number, start in enumerate(starts):
         gets.note(number, start, start + 7, 10 * number)
         gets.noted[-2] = start + 1_000 * number + 9
@@ -610,9 +610,12 @@ def _gets(starts: list[int], names: list[str]) -> Gets:
 
 @pytest.mark.parametrize("step", [1_000, 300_000_000], ids=["within a second", "over some"])
 @pytest.mark.parametrize("odd", ["", '"\t', "%d"], ids=["plain", "with need of quotes", "like a format"])
-def test_gets_that_come_together_are_written_as_single_ones(tmp_path: Path, step: int, odd: str) -> None:
+@pytest.mark.parametrize("container", ["b%s", ""])
+def test_gets_that_come_together_are_written_as_single_ones(
+    tmp_path: Path, step: int, odd: str, container: str
+) -> None:
     begun = now() // 10**9 * 10**9
-    gets = _gets([begun + n * step for n in range(12)], [f"k{odd}{n}" for n in range(12)])
+    gets = _gets([begun + n * step for n in range(12)], [f"k{odd}{n}" for n in range(12)], container)
     single = Line("STAT", "http://h/%d", Uri("s3", "b", "x"), begun, 0, begun + 5)
     texts = []
     for entries in ([single, gets, single], [single, *gets.lines(), single]):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from s3dlio.cancel import CancellationToken
@@ -37,11 +37,15 @@ class Sweep:
         window: Most requests under way.
     """
 
+    #: What is asked for the time at which a request is sent. Nobody wants to know it here.
+    _clock: Callable[[], int] = int
+
     def __init__(self, client: Client, token: CancellationToken, window: int) -> None:
         self._client = client
         self._token = token
         self._window = window
-        self._live: deque[tuple[int, Connection]] = deque()
+        #: Number of the object, where the answer comes, and when it was asked for.
+        self._live: deque[tuple[int, Connection, int]] = deque()
         self._left: list[int] = []
 
     def run(self, asked: Iterator[Asked], limit: int, landed: Landed) -> list[int]:
@@ -62,8 +66,8 @@ class Sweep:
             while going and len(self._live) < self._window:
                 going = self._send(asked, None)
             while self._live:
-                number, connection = self._live.popleft()
-                lease = self._receive(number, connection, limit)
+                number, connection, start = self._live.popleft()
+                lease = self._receive(number, connection, start, limit)
                 if began:
                     self._client.note_latency(time.perf_counter() - began)
                     began = 0.0
@@ -76,10 +80,8 @@ class Sweep:
                 if not going:
                     self._give_back(connection)
         finally:
-            for number, connection in self._live:
-                self._left.append(number)
-                self._client.drop(connection, self._token)
-            self._live.clear()
+            while self._live:
+                self._give_up(*self._live.popleft())
         return self._left
 
     def _send(self, asked: Iterator[Asked], connection: Connection | None) -> bool:
@@ -90,13 +92,14 @@ class Sweep:
         if item is None:
             return False
         number, request = item
+        start = self._clock()
         try:
             if connection is not None and connection.closing:
                 self._client.drop(connection, self._token)
                 connection = None
             if connection is None:
                 connection, _reused = self._client.take(self._token)
-            self._live.append((number, connection))
+            self._live.append((number, connection, start))
             connection.ask(request)
         except OSError:
             if not self._live or self._live[-1][0] != number:
@@ -104,7 +107,7 @@ class Sweep:
                 return False
         return True  # a request that could not be sent is found out when its answer does not come
 
-    def _receive(self, _number: int, connection: Connection, limit: int) -> Lease | None:
+    def _receive(self, _number: int, connection: Connection, _start: int, limit: int) -> Lease | None:
         try:
             size = connection.answer_whole(limit)
             if size >= 0:
@@ -118,6 +121,10 @@ class Sweep:
             raise
         self._client.drop(connection, self._token)
         return None
+
+    def _give_up(self, number: int, connection: Connection, _start: int) -> None:
+        self._left.append(number)
+        self._client.drop(connection, self._token)
 
     def _give_back(self, connection: Connection) -> None:
         if connection.closing:

@@ -7,7 +7,6 @@ looked: a first byte may have waited a little while another body was taken.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -76,14 +75,14 @@ class WatchedSweep(Sweep):
         client: See :class:`s3dlio.wire.sweep.Sweep`.
         token: See there.
         window: See there.
-        uris: The objects, by number; there before they are asked for.
+        uris: The objects, by number, all of one container; there before they are asked for.
     """
+
+    _clock = staticmethod(now)
 
     def __init__(self, client: Client, token: CancellationToken, window: int, uris: Mapping[int, Uri]) -> None:
         super().__init__(client, token, window)
         self._uris = uris
-        #: When the live ones were asked for, in step with them.
-        self._begun: deque[int] = deque()
         self._gets = Gets(client.label, uris)
 
     def run(self, asked: Iterator[Asked], limit: int, landed: Landed) -> list[int]:
@@ -91,20 +90,9 @@ class WatchedSweep(Sweep):
         try:
             return super().run(asked, limit, landed)
         finally:
-            for number, start in zip(self._left[len(self._left) - len(self._begun) :], self._begun, strict=True):
-                self._note_failure(number, start, 0, _GIVEN_UP)
-            self._begun.clear()
             self._tell()
 
-    def _send(self, asked: Iterator[Asked], connection: Connection | None) -> bool:
-        start = now()
-        going = super()._send(asked, connection)
-        if len(self._live) > len(self._begun):
-            self._begun.append(start)
-        return going
-
-    def _receive(self, number: int, connection: Connection, limit: int) -> Lease | None:
-        start = self._begun.popleft()
+    def _receive(self, number: int, connection: Connection, start: int, limit: int) -> Lease | None:
         first = 0
         try:
             size = connection.answer_whole(limit)
@@ -123,6 +111,10 @@ class WatchedSweep(Sweep):
         self._note_failure(number, start, first, UNUSUAL)
         self._client.drop(connection, self._token)
         return None
+
+    def _give_up(self, number: int, connection: Connection, start: int) -> None:
+        super()._give_up(number, connection, start)
+        self._note_failure(number, start, 0, _GIVEN_UP)
 
     def _note_failure(self, number: int, start: int, first: int, error: str) -> None:
         log = recorder.active
