@@ -224,7 +224,10 @@ def test_the_broken_byte_is_named() -> None:
 
 
 @settings(max_examples=500)
-@given(st.sampled_from(list(ODD.values())[:-3]), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), max_size=3))
+@given(
+    st.one_of(st.sampled_from(list(ODD.values())[:-3]), FEATURES.map(encode_example)),
+    st.lists(st.tuples(st.integers(0), st.integers(0, 255)), max_size=3),
+)
 def test_mutated_messages_are_refused_or_read_as_tensorflow_does(data: bytes, changes: list[tuple[int, int]]) -> None:
     changed = bytearray(data[:500])
     for place, value in changes:

@@ -31,6 +31,9 @@ Array = np.ndarray[Any, Any]
 _BYTES, _FLOATS, _INTS = 1, 2, 3
 #: Wire types.
 _VARINT, _FIXED64, _LENGTH, _GROUP, _END_GROUP, _FIXED32 = range(6)
+#: Fields 1 and 2, when they are messages, texts or packed numbers.
+_TAG_1, _TAG_2, _TAG_3 = (number << 3 | _LENGTH for number in (1, 2, 3))
+_PACKED = {_TAG_2: _FLOATS, _TAG_3: _INTS}
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 #: Protobuf's own limits.
 _MOST_VARINT_BYTES = 10
@@ -62,6 +65,72 @@ def decode_example(data: Buffer) -> dict[str, Array | list[bytes]]:
         {'label': array([7]), 'image': [b'...']}
     """
     view = flat_bytes(data)
+    try:
+        found = _read_usual(view)
+    except (_UnusualError, FormatError, LookupError, UnicodeDecodeError):
+        found = _read_any(view)
+    return found
+
+
+class _UnusualError(Exception):
+    """A message is not laid out as serializers do it; it may be right all the same."""
+
+
+def _read_usual(data: memoryview) -> dict[str, Array | list[bytes]]:
+    """Read a message as serializers write it, in a third of the time: all in order, each feature with one list.
+
+    Raises:
+        _UnusualError: Or LookupError, UnicodeDecodeError, FormatError: only :func:`_read_any` can tell.
+    """
+    found: dict[str, Array | list[bytes]] = {}
+    stop = len(data)
+    at = _into(data, 0, stop, _TAG_1)
+    while at < stop:
+        at, end = _span(data, at, _TAG_1)
+        key, at = _span(data, at, _TAG_1)
+        name = str(data[key:at], "utf-8")
+        at = _into(data, at, end, _TAG_2)
+        kind = data[at]
+        at = _into(data, at, end, kind)
+        if end > stop:
+            raise _UnusualError
+        if kind == _TAG_1:
+            texts: list[bytes] = []
+            while at < end:
+                begin, at = _span(data, at, _TAG_1)
+                texts.append(bytes(data[begin:at]))
+            if at != end:
+                raise _UnusualError
+            found[name] = texts
+        else:
+            which = _PACKED[kind]
+            items = _EMPTY[which]()
+            _ADD[which](items, data, _Field(1, _LENGTH, _into(data, at, end, _TAG_1), end))
+            found[name] = _finished(which, items)
+        at = end
+    return found
+
+
+def _span(data: memoryview, at: int, tag: int) -> tuple[int, int]:
+    """Return where the value of the field with this tag begins and ends."""
+    length = data[at + 1]
+    if data[at] != tag:
+        raise _UnusualError
+    if length < 128:  # noqa: PLR2004 - a number of one byte
+        return at + 2, at + 2 + length
+    length, at = _varint(data, at + 1, len(data))
+    return at, at + length
+
+
+def _into(data: memoryview, at: int, end: int, tag: int) -> int:
+    """Return where the value of the field with this tag begins, if it reaches to the end."""
+    begin, stop = _span(data, at, tag)
+    if stop != end:
+        raise _UnusualError
+    return begin
+
+
+def _read_any(view: memoryview) -> dict[str, Array | list[bytes]]:
     found: dict[str, Array | list[bytes]] = {}
     for features in _messages(view, _Field(0, 0, 0, len(view)), 1):
         for entry in _messages(view, features, 1):
@@ -186,13 +255,17 @@ class _Values:
 
     def finish(self) -> Array | list[bytes]:
         """Return them, in an array if they are numbers."""
-        if self._kind == _FLOATS:
-            floats: Array = np.frombuffer(self._items, "<f4") if self._items else np.empty(0, np.float32)
-            return floats.astype(np.float32, copy=False)
-        if self._kind == _INTS:
-            return np.frombuffer(self._items, np.int64) if self._items else np.empty(0, np.int64)
-        values: list[bytes] = self._items
-        return values
+        return _finished(self._kind, self._items)
+
+
+def _finished(kind: int, items: Any) -> Array | list[bytes]:
+    if kind == _FLOATS:
+        floats: Array = np.frombuffer(items, "<f4") if items else np.empty(0, np.float32)
+        return floats.astype(np.float32, copy=False)
+    if kind == _INTS:
+        return np.frombuffer(items, np.int64) if items else np.empty(0, np.int64)
+    values: list[bytes] = items
+    return values
 
 
 def _read_entry(data: memoryview, entry: _Field) -> tuple[str, _Values]:
