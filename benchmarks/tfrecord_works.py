@@ -37,12 +37,17 @@ RECORDS_S3 = Work(
     figure="gib_per_second",
     unit="GiB/s",
     rounds=9,
-    about="Checksums are verified. The get brings the same object into memory as a whole and looks at nothing.",
+    about="Checksums are verified, but by the tfrecord package. The get brings the same object into memory as a whole and"
+    " looks at nothing.",
     lanes=(
         Lane("ours", OURS, "records_s3"),
         Lane("ours get", OURS, "records_get"),
+        Lane("tfrecord package", PACKAGE, "records_s3", note="boto3's download_file into memory comes first"),
     ),
-    targets=(Target("TFRecords from S3: 0.85 x a get of the same object", "ours", ("ours get",), at_least=0.85),),
+    targets=(
+        Target("TFRecords from S3: 0.85 x a get of the same object", "ours", ("ours get",), at_least=0.85),
+        Target("TFRecords from S3: 3 x the tfrecord package", "ours", ("tfrecord package",), at_least=3),
+    ),
 )
 
 RECORDS_INDEX = Work(

