@@ -168,7 +168,8 @@ if TYPE_CHECKING:  # what type checkers see of the table below
         TransferError,
         UriError,
     )
-    from s3dlio.formats.example import decode_example, encode_example
+    from s3dlio.formats.example import decode_example
+    from s3dlio.formats.example_writing import encode_example
     from s3dlio.hdf5 import open_hdf5
     from s3dlio.jax import S3JaxIterable
     from s3dlio.jax import S3JaxIterable as JaxIterable
@@ -331,7 +332,7 @@ _PLACES: dict[str, tuple[str, str]] = {
     "replay_op_log": ("s3dlio.oplog_replay", "replay_op_log"),
     "TFRecordWriter": ("s3dlio.record_writer", "TFRecordWriter"),
     "decode_example": ("s3dlio.formats.example", "decode_example"),
-    "encode_example": ("s3dlio.formats.example", "encode_example"),
+    "encode_example": ("s3dlio.formats.example_writing", "encode_example"),
     "read_npy": ("s3dlio.arrays", "read_npy"),
     "read_npz": ("s3dlio.arrays", "read_npz"),
     "LoaderOptions": ("s3dlio.loader_options", "LoaderOptions"),

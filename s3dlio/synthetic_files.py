@@ -16,7 +16,7 @@ import numpy as np
 
 from s3dlio.buffers import KIB, MIB
 from s3dlio.errors import OptionError, suggest
-from s3dlio.formats.example import encode_example
+from s3dlio.formats.example_writing import encode_example
 from s3dlio.formats.tfrecord import FOOT, HEAD, frame_foot, frame_head
 from s3dlio.synthetic import Pattern, Recipe
 

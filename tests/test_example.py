@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3dlio.errors import FormatError, OptionError
-from s3dlio.formats.example import decode_example, encode_example
+from s3dlio.formats.example import decode_example
+from s3dlio.formats.example_writing import encode_example
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOAT32 = st.floats(width=32, allow_nan=False)

@@ -29,7 +29,7 @@ from s3dlio.buffers import POOL
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW
 from s3dlio.errors import FormatError, NotFoundError, OptionError
-from s3dlio.formats.example import encode_example
+from s3dlio.formats.example_writing import encode_example
 from s3dlio.stacking import stack
 from s3dlio.testing import S3Server
 from s3dlio.tfrecords import TFRecordWriter

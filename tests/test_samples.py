@@ -96,7 +96,7 @@ def test_records_and_objects_go_together(space: str) -> None:
 
 
 def test_examples_are_decoded(space: str) -> None:
-    from s3dlio.formats.example import encode_example
+    from s3dlio.formats.example_writing import encode_example
 
     with TFRecordWriter(f"{space}a.tfrecord") as writer:
         for number in range(3):
