@@ -264,3 +264,17 @@ def test_samples_skipped_in_workers_are_counted_in_the_trainer(prefix: str, kind
     seen = numbers(DataLoader(dataset, batch_size=8, num_workers=workers))
     assert sorted(seen) == [n for n in range(COUNT) if n not in (50, 99)]
     assert dataset.skipped == 2
+
+
+@pytest.mark.parametrize("module", ["s3dlio.torch", "s3dlio.compat.s3torchconnector"])
+def test_without_pytorch_the_room_says_what_to_install(module: str) -> None:
+    script = textwrap.dedent(f"""
+        import sys
+        sys.modules["torch"] = None
+        try:
+            import {module}
+        except ModuleNotFoundError as error:
+            print(error.name, error)
+    """)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PROGRAM_S, check=True)
+    assert done.stdout == "torch this part of s3dlio needs PyTorch: pip install 's3dlio[torch]'\n"

@@ -9,6 +9,7 @@ region may be left out.
 
 from __future__ import annotations
 
+import s3dlio.torch  # noqa: F401 - first: where PyTorch is missing, it says what to install
 from s3dlio.buffers import BytesView
 from s3dlio.compat.s3torchconnector._s3client import S3Client, S3ClientConfig
 from s3dlio.compat.s3torchconnector.s3checkpoint import S3Checkpoint
