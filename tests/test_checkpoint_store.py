@@ -556,14 +556,17 @@ def _kill_once(root: str, env: dict[str, str], work: tuple[str, str, str], delay
 def _sweep(store: CheckpointStore, where: str) -> bool:
     """Removes what was left, and sees that nothing else goes; tells whether there was something.
 
-    Again for a while: a server still carries out what it was asked for by one who is dead.
+    Again for a while, until it is calm: a server still carries out what it was asked for by one who is dead.
     """
-    gone, end = store.gc(0), time.monotonic() + 60
-    while _there(store) - _known(store, where) and time.monotonic() < end:
+    gone, calm, end = store.gc(0), 0, time.monotonic() + 60
+    there, known = _there(store), _known(store, where)
+    while calm < 3 and time.monotonic() < end:
         time.sleep(0.1)
         gone += store.gc(0)
-    assert _there(store) <= _known(store, where), where
-    assert _known(store, where) - _there(store) <= {"latest.json"}, where
+        there, known = _there(store), _known(store, where)
+        calm = calm + 1 if there <= known else 0
+    assert there <= known, where
+    assert known - there <= {"latest.json"}, where
     return bool(gone)
 
 
