@@ -23,7 +23,7 @@ from s3dlio.stores.copying import copied, copy_fields
 from s3dlio.stores.credentials import AwsIdentity, AwsSettings, aws_settings
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
 from s3dlio.stores.pending import abandon_upload, pending_uploads
-from s3dlio.stores.rest import NO_QUERY, RestStore, counted, following, make_transport
+from s3dlio.stores.rest import NO_QUERY, RestStore, following, listing, make_transport
 from s3dlio.stores.sigv4 import UNSIGNED, RangeSigner, Target, quote_key, quote_query, signed_headers
 from s3dlio.stores.upload import Pending
 from s3dlio.stores.window import Quick
@@ -208,7 +208,7 @@ class S3Store(RestStore):
         if not recursive:
             query["delimiter"] = "/"
         transport, call = self._call("list", prefix.with_key(""), query)
-        return transport.ask(counted(call), "GET", {}, token).body
+        return transport.ask(listing(call, prefix), "GET", {}, token).body
 
     copy_letters = "amz"
     #: S3 copies up to 5 GiB with one request, but some servers are silent for as long as that takes, which a limit on

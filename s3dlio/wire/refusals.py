@@ -64,7 +64,7 @@ class Refused(Exception):  # noqa: N818 - a signal inside the library, not an er
     """The server answered, and not with what was asked for."""
 
     def __init__(self, head: Head, fault: Fault) -> None:
-        super().__init__(f"HTTP {head.status} {fault.code}")
+        super().__init__(f"HTTP {head.status} {fault.code}".rstrip())
         self.head = head
         self.fault = fault
 
