@@ -120,7 +120,7 @@ class AzureStore(RestStore):
         def sign(method: str, headers: Headers) -> bytes:
             return self._sign(method, asked, transport.client.origin.authority, headers)
 
-        call = Call(operation, uri, sign, self._identity.renew, xml.explain, lambda _head: None)
+        call = Call(operation, uri, sign, self._identity.renew, xml.explain, lambda *_: None)
         return transport, call
 
     # -- requests ---------------------------------------------------------------------------------

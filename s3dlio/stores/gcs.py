@@ -60,7 +60,7 @@ class GcsStore(RestStore):
         def sign(method: str, headers: Headers) -> bytes:
             return self._sign(f"{method} {path}", headers)
 
-        call = Call(operation, uri, sign, self._identity.renew, xml.explain, lambda _head: None)
+        call = Call(operation, uri, sign, self._identity.renew, xml.explain, lambda *_: None)
         return self._transport, call
 
     def _sign(self, line: str, headers: Headers) -> bytes:
