@@ -16,9 +16,9 @@ from s3dlio.uri import from_path_or_uri, parse_object
 def init_op_log(path: str | os.PathLike[str], *, lossy: bool = False) -> None:
     """Write a line for each request to a server, and each operation on files, from now on.
 
-    Tab-separated, as MinIO's warp writes it and ``warp analyze`` reads it: ``idx thread op client_id n_objects bytes
-    endpoint file error start first_byte end duration_ns``, times in UTC with nanoseconds. ``bytes`` are those of
-    objects that were moved. An object that is read in parts has a line for each; so has each try. Reads that had
+    Tab-separated, as MinIO's warp writes it: ``idx thread op client_id n_objects bytes endpoint file error start
+    first_byte end duration_ns``, times in UTC with nanoseconds. ``warp analyze`` and ``warp merge`` read compressed
+    logs only. ``bytes`` are those of objects that were moved. An object that is read in parts has a line for each; so has each try. Reads that had
     begun before are left out, and what ends after :func:`finalize_op_log`.
 
     No line is lost: the interpreter's end finishes the log, a slow disk makes operations wait. A forked process

@@ -13,8 +13,8 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _NEEDED = ("op", "start", "end")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):(\d\d))")
 _MIB = 1024**2
+_LONGEST_LINE = 1 << 20
 
 
 class Operation(NamedTuple):
@@ -90,35 +91,73 @@ def read_op_log(path: str | os.PathLike[str], *, children: bool = False) -> list
 
 
 def _read(name: str) -> Iterator[Operation]:
-    with open(name, "rb") as raw, _opened(raw) as file:
-        lines = csv.DictReader(_whole_lines(file), delimiter="\t")
-        missing = [column for column in _NEEDED if column not in (lines.fieldnames or ())]
-        if missing:
-            msg = f"not an operation log: its first line lacks {', '.join(missing)}"
-            raise FormatError(msg, uri=name, operation="read_op_log")
-        for fields in lines:
+    broken: tuple[type[Exception], ...] = (ValueError, TypeError, OverflowError, csv.Error)
+    with open(name, "rb") as raw:
+        stream: Any = raw
+        if raw.peek(4)[:4] == _ZSTD_MAGIC:
+            import zstandard  # noqa: PLC0415 - only for such files
+
+            broken += (zstandard.ZstdError,)
+            stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+        with io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n") as file:
+            records = _Records(file)
             try:
-                yield _operation(fields)
-            except (ValueError, TypeError, OverflowError) as error:
-                msg = f"line {lines.line_num} is not one of an operation log: {error}"
+                yield from _operations(records)
+            except broken as error:
+                msg = f"line {records.line} is not one of an operation log: {error}"
                 raise FormatError(msg, uri=name, operation="read_op_log") from error
 
 
-def _opened(raw: IO[bytes]) -> io.TextIOWrapper:
-    packed = raw.read(4) == _ZSTD_MAGIC
-    raw.seek(0)
-    stream: Any = raw
-    if packed:
-        import zstandard  # noqa: PLC0415 - only for such files
+def _operations(records: Iterator[list[str]]) -> Iterator[Operation]:
+    columns = next(records, [])
+    missing = [column for column in _NEEDED if column not in columns]
+    if missing:
+        msg = f"the columns lack {', '.join(missing)}"
+        raise ValueError(msg)
+    for record in records:
+        if len(record) < len(columns):
+            if next(records, None) is None:
+                return  # the last one, cut within quotes
+            msg = f"it has {len(record)} fields of {len(columns)}"
+            raise ValueError(msg)
+        yield _operation(dict(zip(columns, record, strict=False)))
 
-        stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
-    return io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")
 
+class _Records:
+    """The records of a log, without remarks and without a last line that is cut.
 
-def _whole_lines(file: Iterable[str]) -> Iterator[str]:
-    for line in file:
-        if line.endswith("\n") and not line.startswith("#"):
-            yield line
+    A record is several lines where a name or an error holds line ends. What starts with ``#`` is a remark only
+    between records.
+    """
+
+    def __init__(self, file: io.TextIOWrapper) -> None:
+        self._file = file
+        self._inside = False
+        self._records = csv.reader(self._lines(), delimiter="\t")
+
+    @property
+    def line(self) -> int:
+        """How many lines were read, without remarks."""
+        return self._records.line_num
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return self
+
+    def __next__(self) -> list[str]:
+        record: list[str] = []
+        while not record:  # an empty line
+            record = next(self._records)
+            self._inside = False
+        return record
+
+    def _lines(self) -> Iterator[str]:
+        while line := self._file.readline(_LONGEST_LINE):
+            if len(line) == _LONGEST_LINE:
+                msg = f"it is longer than {_LONGEST_LINE} characters"
+                raise ValueError(msg)
+            if line.endswith("\n") and (self._inside or not line.startswith("#")):
+                self._inside = True
+                yield line
 
 
 def _operation(fields: dict[str, str]) -> Operation:

@@ -30,8 +30,8 @@ class Replay(NamedTuple):
     Attributes:
         operations: How many were done.
         errors: How many of them failed.
-        skipped: How many were left out: those that had failed, what concerns directories,
-            and steps of uploads other than their parts.
+        skipped: How many were left out: those that had failed, what concerns directories or names no object (many
+            deleted at once), and steps of uploads other than their parts.
         bytes: Moved.
         duration_s: Seconds, without the preparation.
         late_s: How late the latest operation began, in seconds: the target is slower, or ``max_in_flight`` too small.
@@ -91,8 +91,9 @@ def replay_op_log(
 
 
 def _can_be_done(one: Operation) -> bool:
-    # What ends in "/" is a directory, empty there; here it may not be.
-    return one.op in _DOERS and not one.error and (one.op == "LIST" or not one.file.endswith("/"))
+    # What ends in "/" is a directory, empty there; here it may not be. warp deletes many objects without their names.
+    is_object = one.file != "" and not one.file.endswith("/")
+    return one.op in _DOERS and not one.error and (one.op == "LIST" or is_object)
 
 
 def _place(target: str, file: str) -> str:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import csv
 import io
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -42,6 +42,7 @@ _MOST_LINES = 65_536
 _EXIT_WAIT_S = 10.0
 #: warp reads the thread's number as sixteen bits.
 _MOST_THREADS = 1 << 16
+_TO_QUOTE = re.compile(r'[\t\n\r"]')
 #: Numbers that are kept of a get.
 _NOTED = 5
 
@@ -253,10 +254,8 @@ class Recorder:
         text = "".join(self._rows(taken))
         count = sum(_count(entry) for _, entry in taken)
         if _needs_quotes(text, count):
-            quoted = io.StringIO()
             fields = [self._fields(index, *pair) for index, pair in enumerate(_single(taken), self._index)]
-            csv.writer(quoted, delimiter="\t", lineterminator="\n").writerows(fields)
-            text = quoted.getvalue()
+            text = "".join(["\t".join(map(_quoted, row)) + "\n" for row in fields])
         self._index += count
         self._append(text.encode("utf-8", "surrogateescape"))
 
@@ -350,6 +349,12 @@ def _count(entry: Line | Gets) -> int:
 def _single(taken: list[tuple[int, Line | Gets]]) -> Iterator[tuple[int, Line]]:
     for thread, entry in taken:
         yield from ((thread, line) for line in (entry.lines() if isinstance(entry, Gets) else (entry,)))
+
+
+def _quoted(field: object) -> str:
+    # Python's csv, before 3.13, leaves a lone carriage return without quotes, and then cannot read it.
+    text = str(field)
+    return '"' + text.replace('"', '""') + '"' if _TO_QUOTE.search(text) else text
 
 
 def _needs_quotes(text: str, lines: int) -> bool:

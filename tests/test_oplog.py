@@ -244,6 +244,7 @@ def _check_work(rows: list[dict[str, str]], name: str) -> None:
     assert kinds["COMPLETEUPLOAD"] == 1
     assert sum(int(row["n_objects"]) for row in rows if row["op"] == "LIST") == 5
     assert sum(int(row["n_objects"]) for row in rows if row["op"] == "DELETE") == 5
+    assert {row["file"] for row in rows if row["op"] == "LIST"} == {f"{name}d/"}
     gets = {row["file"] for row in rows if row["op"] == "GET"}
     assert gets == {f"{name}d/{number}" for number in range(5)}
     assert all(not row["first_byte"] for row in rows if row["op"] != "GET")

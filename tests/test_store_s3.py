@@ -13,10 +13,14 @@ from s3dlio import AccessDeniedError, NotFoundError, ObjectStore, StoreError, St
 from s3dlio.stores import xml
 from s3dlio.stores.base import bare, quoted
 from s3dlio.wire.head import ProtocolError
-from tests.servers.faults import NoContentLength, Status, s3_error
+from tests.servers.faults import FaultOrigin, NoContentLength, Status, s3_error
+from tests.servers.rules import error_xml
 
 if TYPE_CHECKING:
-    from tests.servers.faults import FaultOrigin
+    from collections.abc import Iterator
+
+    from tests.servers.reply import Step
+    from tests.servers.rules import Request
 
 _PAGE = b"""<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>YQ==</NextContinuationToken>
 <Contents><Key>a</Key><Size>1</Size></Contents></ListBucketResult>"""
@@ -92,6 +96,76 @@ def test_a_bucket_in_another_region_is_asked_there(store: ObjectStore, origin: F
     assert store.get_many(["s3://bucket/x"] * 2)[1][1] == b"x"
     regions = [request.headers["authorization"].split("/")[2] for request in origin.requests]
     assert regions == ["us-east-1", *["eu-west-3"] * 3]
+
+
+class _Wordy(FaultOrigin):
+    """Serves one region, and names it to who signs for another one in the body alone; to a HEAD it says nothing."""
+
+    region = "RegionOne"
+
+    def steps_for(self, request: Request) -> list[Step]:
+        if _signed_for(request) != self.region:
+            told = error_xml("AuthorizationHeaderMalformed", "the region is wrong", Region=self.region)
+            headers = {"Content-Type": "application/xml"}
+            self.plan(request.path, Status(400, headers, b"" if request.method == "HEAD" else told))
+        return super().steps_for(request)
+
+
+def _signed_for(request: Request) -> str:
+    return request.headers["authorization"].split("/")[2]
+
+
+@pytest.fixture
+def wordy() -> Iterator[_Wordy]:
+    """A server of another region that its answers' bodies name."""
+    with _Wordy({"/bucket/x": b"x"}) as server:
+        yield server
+
+
+def _store_at(server: FaultOrigin) -> ObjectStore:
+    keys = {"access_key_id": "AKID", "secret_access_key": "secret"}
+    return ObjectStore(StoreOptions(endpoint_url=server.endpoint_url, region="us-east-1", retry_base_s=0, **keys))
+
+
+@pytest.mark.parametrize("verb", ["get", "get_many", "put", "list", "delete"])
+def test_a_region_that_the_body_alone_names_is_followed(wordy: _Wordy, verb: str) -> None:
+    wordy.objects["/bucket/y"] = b"y"
+    store = _store_at(wordy)
+    arguments = {"get_many": [["s3://bucket/y"] * 3], "list": ["s3://bucket/"], "put": ["s3://bucket/y", b"new"]}
+    getattr(store, verb)(*arguments.get(verb, ["s3://bucket/y"]))
+    count = len(wordy.requests)
+    assert store.get("s3://bucket/x") == b"x"
+    assert [_signed_for(request) for request in wordy.requests[count:]] == ["RegionOne"]
+
+
+def test_who_is_told_nothing_asks_for_the_region_once(wordy: _Wordy) -> None:
+    store = _store_at(wordy)
+    assert store.stat("s3://bucket/x")["size"] == 1
+    assert store.exists("s3://bucket/x")
+    assert not store.exists("s3://bucket/y")
+    methods = [(request.method, _signed_for(request)) for request in wordy.requests]
+    assert methods[:2] == [("HEAD", "us-east-1"), ("GET", "us-east-1")]
+    assert {region for method, region in methods if method == "HEAD"} == {"us-east-1", "RegionOne"}
+    assert [region for method, region in methods].count("us-east-1") == 2
+
+
+@pytest.mark.parametrize("said", [b"", b"<Error><Code>InvalidRequest</Code></Error>", b"no XML"])
+def test_a_head_that_is_refused_without_a_word_is_an_error(
+    store: ObjectStore, origin: FaultOrigin, said: bytes
+) -> None:
+    origin.plan_all(*[Status(400)] * 3, method="HEAD")
+    origin.plan_all(*[Status(400, {}, said)] * 3, method="GET")
+    with pytest.raises(StoreError, match="HTTP 400"):
+        store.stat("s3://bucket/x")
+    assert len(origin.requests) == 2
+
+
+@pytest.mark.parametrize("region", ["", "x\r\ny: z", "evil.example/", "r" * 65, "ü"])
+def test_what_cannot_be_a_region_is_not_taken_for_one(store: ObjectStore, origin: FaultOrigin, region: str) -> None:
+    origin.plan("/bucket/x", Status(400, {}, error_xml("AuthorizationHeaderMalformed", "told so", Region=region)))
+    with pytest.raises(StoreError, match="AuthorizationHeaderMalformed: told so"):
+        store.get("s3://bucket/x")
+    assert len(origin.requests) == 1
 
 
 def test_a_bucket_that_keeps_moving_is_given_up(store: ObjectStore, origin: FaultOrigin) -> None:

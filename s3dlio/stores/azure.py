@@ -25,7 +25,7 @@ from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, PutOptions, Ve
 from s3dlio.stores.blocks import BLOCK_LIMITS, BlockUpload
 from s3dlio.stores.copying import copied
 from s3dlio.stores.credentials import AzureIdentity, BearerIdentity, FixedToken
-from s3dlio.stores.rest import NO_QUERY, RestStore, counted, make_transport
+from s3dlio.stores.rest import NO_QUERY, RestStore, listing, make_transport
 from s3dlio.stores.sigv4 import quote_key, quote_query
 from s3dlio.uri import Uri
 from s3dlio.version import VERSION
@@ -120,7 +120,7 @@ class AzureStore(RestStore):
         def sign(method: str, headers: Headers) -> bytes:
             return self._sign(method, asked, transport.client.origin.authority, headers)
 
-        call = Call(operation, uri, sign, self._identity.renew, xml.explain, lambda _head: None)
+        call = Call(operation, uri, sign, self._identity.renew, xml.explain, lambda *_: None)
         return transport, call
 
     # -- requests ---------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ class AzureStore(RestStore):
         if not recursive:
             query["delimiter"] = "/"
         transport, call = self._container("list", prefix, query)
-        return xml.parse_azure_page(transport.ask(counted(call), "GET", {}, token).body)
+        return xml.parse_azure_page(transport.ask(listing(call, prefix), "GET", {}, token).body)
 
     def _listing_client(self, prefix: Uri) -> Client:
         return self._container("list", prefix)[0].client

@@ -19,7 +19,7 @@ from s3dlio.stores.copying import copied, copy_fields
 from s3dlio.stores.credentials import BearerIdentity, FixedToken, GoogleIdentity
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
 from s3dlio.stores.pending import abandon_upload, pending_uploads
-from s3dlio.stores.rest import NO_QUERY, RestStore, counted, make_transport
+from s3dlio.stores.rest import NO_QUERY, RestStore, listing, make_transport
 from s3dlio.stores.sigv4 import quote_key, quote_query
 from s3dlio.stores.upload import Pending
 from s3dlio.uri import Uri
@@ -60,7 +60,7 @@ class GcsStore(RestStore):
         def sign(method: str, headers: Headers) -> bytes:
             return self._sign(f"{method} {path}", headers)
 
-        call = Call(operation, uri, sign, self._identity.renew, xml.explain, lambda _head: None)
+        call = Call(operation, uri, sign, self._identity.renew, xml.explain, lambda *_: None)
         return self._transport, call
 
     def _sign(self, line: str, headers: Headers) -> bytes:
@@ -114,7 +114,7 @@ class GcsStore(RestStore):
         if not recursive:
             query["delimiter"] = "/"
         transport, call = self._call("list", prefix.with_key(""), query)
-        return xml.parse_s3_page(transport.ask(counted(call), "GET", {}, token).body)
+        return xml.parse_s3_page(transport.ask(listing(call, prefix), "GET", {}, token).body)
 
     def _project(self) -> dict[str, str]:
         if self.options.project:

@@ -352,9 +352,9 @@ def _read_watched(lane: Lane, request: bytes, wanted: tuple[Uri, int, int], plac
     return done
 
 
-def counted(call: Call) -> Call:
-    """Return a call whose line in the operation log says how many objects a page of a listing names."""
-    return dataclasses.replace(call, objects=listed) if recorder.active is not None else call
+def listing(call: Call, prefix: Uri) -> Call:
+    """Return a call whose errors and line in the operation log name the prefix; the line counts the objects, too."""
+    return dataclasses.replace(call, uri=prefix, objects=call.objects if recorder.active is None else listed)
 
 
 def _step_name(method: str, query: Mapping[str, str]) -> str:

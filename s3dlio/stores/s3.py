@@ -7,8 +7,10 @@ configuration are looked at when the store is first used.
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
+import re
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,17 +25,19 @@ from s3dlio.stores.copying import copied, copy_fields
 from s3dlio.stores.credentials import AwsIdentity, AwsSettings, aws_settings
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
 from s3dlio.stores.pending import abandon_upload, pending_uploads
-from s3dlio.stores.rest import NO_QUERY, RestStore, counted, following, make_transport
+from s3dlio.stores.rest import NO_QUERY, RestStore, following, listing, make_transport
 from s3dlio.stores.sigv4 import UNSIGNED, RangeSigner, Target, quote_key, quote_query, signed_headers
 from s3dlio.stores.upload import Pending
 from s3dlio.stores.window import Quick
 from s3dlio.uri import Uri
 from s3dlio.version import VERSION
 from s3dlio.wire.client import Client
-from s3dlio.wire.head import Head
+from s3dlio.wire.refusals import Refused
 from s3dlio.wire.transport import Call, Headers, Transport
 
 _DEFAULT_REGION = "us-east-1"
+#: What a server may call a region: it becomes part of signatures, and of addresses.
+_REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BATCH = 1000  # the most keys one DeleteObjects takes
 #: The header field that says which sum of the body is signed.
 _PAYLOAD_SUM = "x-amz-content-sha256"
@@ -106,18 +110,26 @@ class S3Store(RestStore):
         path = base.path.rstrip("/") + ("" if virtual or not bucket else f"/{quote_key(bucket)}")
         return Site(transport, path, region)
 
-    def _moved(self, bucket: str, head: Head, aimed_at: Site) -> Site | None:
-        """Follow a redirect to the bucket's own region, which S3 names in a header."""
-        region = head.field("x-amz-bucket-region")
-        if not region or region == aimed_at.region:
+    def _moved(self, bucket: str, refused: Refused, aimed_at: Site) -> Site | None:
+        """Follow a redirect to the bucket's own region, which S3 names in a header, others in what they say alone."""
+        region = refused.head.field("x-amz-bucket-region") or refused.fault.region
+        if region == aimed_at.region or not _REGION.fullmatch(region):
             return None
         if region != self._site(bucket).region:  # else another thread was here first
             self._sites[bucket] = self._open(bucket, region)
         return self._site(bucket)
 
+    def _ask_region(self, bucket: str, token: CancellationToken) -> None:
+        """Ask something whose answer has a body: a server that names the region there says nothing to a HEAD."""
+        transport, call = self._call("stat", Uri("s3", bucket, ""), {"location": ""}, asks=False)
+        with contextlib.suppress(StoreError):  # the HEAD's own refusal is raised then
+            transport.ask(call, "GET", {}, token)
+
     # -- requests ---------------------------------------------------------------------------------
 
-    def _call(self, operation: str, uri: Uri, query: Mapping[str, str] = NO_QUERY) -> tuple[Transport, Call]:
+    def _call(
+        self, operation: str, uri: Uri, query: Mapping[str, str] = NO_QUERY, *, asks: bool = True
+    ) -> tuple[Transport, Call]:
         bucket = uri.container
         text = quote_query(dict(query)) if query else ""
         key = f"/{quote_key(uri.key)}" if uri.key else ""
@@ -128,10 +140,14 @@ class S3Store(RestStore):
         def sign(method: str, headers: Headers) -> bytes:
             return self._sign(site, Target(method, "", key, text), headers)
 
-        def moved(head: Head) -> Transport | None:
+        def moved(refused: Refused, token: CancellationToken) -> Transport | None:
             nonlocal site
-            there = self._moved(bucket, head, site)
-            if there is None:
+            there = self._moved(bucket, refused, site)
+            if there is None and asks and refused.says_nothing:
+                if self._site(bucket) is site:  # else another thread has asked
+                    self._ask_region(bucket, token)
+                there = self._site(bucket)
+            if there is None or there is site:
                 return None
             site = there
             return site.transport
@@ -208,7 +224,7 @@ class S3Store(RestStore):
         if not recursive:
             query["delimiter"] = "/"
         transport, call = self._call("list", prefix.with_key(""), query)
-        return transport.ask(counted(call), "GET", {}, token).body
+        return transport.ask(listing(call, prefix), "GET", {}, token).body
 
     copy_letters = "amz"
     #: S3 copies up to 5 GiB with one request, but some servers are silent for as long as that takes, which a limit on

@@ -61,7 +61,8 @@ def explain(head: Head, body: bytes) -> Fault:
         root = None
     if root is None or root.tag == "html":  # a proxy or a plain web server speaks
         return Fault(code, " ".join(body[:200].decode("utf-8", "replace").split()) if root is None else "")
-    return Fault(root.findtext("Code") or code, (root.findtext("Message") or "").strip())
+    message, region = (root.findtext("Message") or "").strip(), (root.findtext("Region") or "").strip()
+    return Fault(root.findtext("Code") or code, message, region)
 
 
 def parse_s3_page(body: bytes) -> Page:

@@ -54,17 +54,18 @@ _KINDS: dict[int, type[StoreError]] = {
 
 
 class Fault(NamedTuple):
-    """What a server says went wrong: its own code (such as ``SlowDown``) and its message."""
+    """What a server says went wrong: its own code (such as ``SlowDown``), its message, and a region to sign for."""
 
     code: str
     message: str
+    region: str = ""
 
 
 class Refused(Exception):  # noqa: N818 - a signal inside the library, not an error anyone sees
     """The server answered, and not with what was asked for."""
 
     def __init__(self, head: Head, fault: Fault) -> None:
-        super().__init__(f"HTTP {head.status} {fault.code}")
+        super().__init__(f"HTTP {head.status} {fault.code}".rstrip())
         self.head = head
         self.fault = fault
 
@@ -88,6 +89,11 @@ class Refused(Exception):  # noqa: N818 - a signal inside the library, not an er
     def may_have_moved(self) -> bool:
         """Whether the answer may name another place to ask."""
         return self.head.status in _MOVED_STATUS
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether it is a bare 400, as a HEAD gets it."""
+        return self.head.status == 400 and not any(self.fault)
 
 
 def asks_for_fewer(head: Head, fault: Fault) -> bool:

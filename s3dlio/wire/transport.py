@@ -66,7 +66,7 @@ class Call:
         sign: Method and headers in, the whole head of the request out; called anew for each try.
         renew: Fetch fresh credentials; called once, after the first refusal.
         explain: Body of an error response in, what it says out.
-        moved: Told the answer of a redirect; returns where ``sign`` now aims at, or ``None``.
+        moved: Told the refusal of a redirect; returns where ``sign`` now aims at, or ``None``.
         name: What the operation log calls it; empty for what follows from the verb.
         objects: The answer's body in, how many objects it was about out, for the operation log.
     """
@@ -76,7 +76,7 @@ class Call:
     sign: Callable[[str, Headers], bytes]
     renew: Callable[[], object]
     explain: Callable[[Head, bytes], Fault]
-    moved: Callable[[Head], Transport | None]
+    moved: Callable[[Refused, CancellationToken], Transport | None]
     name: str = ""
     objects: Callable[[bytes], int] = _one
 
@@ -229,7 +229,7 @@ class Transport:
             except Refused as refused:
                 if refused.may_have_moved and redirects < 5:
                     redirects += 1
-                    elsewhere = call.moved(refused.head)
+                    elsewhere = call.moved(refused, token)
                     if elsewhere is not None:
                         at = elsewhere
                         continue
