@@ -134,7 +134,8 @@ class _Apart:
         return {"a": name, "k": kind.name, **extra}
 
     def _new_name(self, path: Path) -> str:
-        stem = name = ".".join(path) if path else "value"
+        # Half a surrogate pair is text to Python, and no text to other readers of the header.
+        stem = name = ".".join(path).encode("utf-8", "replace").decode() if path else "value"
         number = 1
         while name in self._names:
             number += 1
