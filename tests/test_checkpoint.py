@@ -6,6 +6,7 @@ Judges that share no code with the library: torch, NumPy and the `safetensors` p
 from __future__ import annotations
 
 import collections
+import dataclasses
 import enum
 import json
 import os
@@ -56,6 +57,11 @@ class _Private(NamedTuple):
 
 class Colour(enum.Enum):
     RED = 1
+
+
+@dataclasses.dataclass
+class Record:
+    count: int
 
 
 class Custom:
@@ -219,7 +225,7 @@ def _looped() -> list[Any]:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "object": (Custom, "Custom"), "enum": (lambda: Colour.RED, "Colour"), "function": (lambda: len, "builtin"),
+    "object": (Custom, "Custom"), "dataclass": (lambda: Record(3), r"vars\(\) of a dataclass is a dict"), "enum": (lambda: Colour.RED, "Colour"), "function": (lambda: len, "builtin"),
     "objects": (lambda: np.array([1, None]), "Python objects"), "strings": (
         lambda: np.array(["a"], np.dtypes.StringDType()), "Python objects"),
     "masked": (lambda: np.ma.array([1, 2], mask=[0, 1]), "MaskedArray"), "matrix": (lambda: np.matrix([1]), "matrix"),
