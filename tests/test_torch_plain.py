@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,11 @@ def test_what_the_user_has_named_safe_is_numpys_own() -> None:
     ):
         found = unpickled(pickled(array))
     assert found["a"].tolist() == [0, 0]
+
+
+def test_threads_that_load_at_once_leave_torchs_list_of_safe_classes_as_it_was() -> None:
+    before = set(torch.serialization.get_safe_globals())
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda n: unpickled(pickled([np.float64(n), io.BytesIO(b"x")]))[0], range(200)))
+    assert found == [float(n) for n in range(200)]
+    assert set(torch.serialization.get_safe_globals()) == before

@@ -18,9 +18,10 @@ import torch
 
 from s3dlio.checkpoint.layout import are_counts
 from s3dlio.errors import CheckpointError
+from s3dlio.perprocess import PerProcess
 
 #: torch's list of safe classes belongs to the process, and is put back as it was.
-_LOCK = threading.Lock()
+_LOCK = PerProcess(threading.Lock)
 #: What torch says of a class, in the midst of advice on its own options.
 _REFUSED = re.compile(r"WeightsUnpickler error:\s*(?P<why>[^\n]*?)(\. Please use|\n|$)")
 #: Numbers, bools, bytes and text; no objects, no fields, and nothing without a length.
@@ -36,7 +37,7 @@ def unpickled(data: io.BytesIO) -> Any:
         CheckpointError: There is something else in it; the message names the class.
     """
     try:
-        with _LOCK, torch.serialization.safe_globals(_safe()):
+        with _LOCK.get(), torch.serialization.safe_globals(_safe()):
             return torch.load(data, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises pickle's, its own and others, as the bytes will have it
         told = _REFUSED.search(str(error))
