@@ -180,7 +180,8 @@ BAD_HEADERS: dict[str, Any] = {
     "big-times-0": {"x": tensor(0, 4), "y": tensor(4, 4, [0, 1 << 62])}, "negative-axes": {"x": tensor(0, 4, [-2, -2])},
     "axes": {"x": tensor(0, 4, [4] + [1] * 64)}, "shape": {"x": tensor(0, 4, [2])}, "float": {"x": tensor(0, 4, [4.0])},
     "true": {"x": tensor(0, 4, [4, True])}, "text": {"x": tensor(0, 4, "4")}, "none": {"x": None}, "list": {"x": []},
-    "dtype": {"x": tensor(0, 4, dtype="F4")}, "dtype-list": {"x": tensor(0, 4, dtype=["U8"])}, "fields": {"x": {"dtype": "U8"}},
+    "dtype": {"x": tensor(0, 4, dtype="F3")}, "half-bytes": {"x": tensor(0, 4, [9], dtype="F4")},
+    "six-bits": {"x": tensor(0, 4, [5], dtype="F6_E2M3")}, "dtype-list": {"x": tensor(0, 4, dtype=["U8"])}, "fields": {"x": {"dtype": "U8"}},
     "one-offset": {"x": X["x"] | {"data_offsets": [4]}}, "nan": {"x": tensor(0, 4, [float("nan")])},
     "metadata": {"__metadata__": [], **X}, "metadata-text": {"__metadata__": "s3dlio", **X},
 }  # fmt: skip
@@ -194,10 +195,14 @@ def test_a_header_that_lies(entries: Any) -> None:
             load(file, **options)
 
 
+def test_no_metadata_may_be_written_as_null() -> None:
+    assert same(load(file_of({"__metadata__": None, **X}, b"abcd")), {"x": np.frombuffer(b"abcd", np.uint8)})
+
+
 BOMBS: dict[str, bytes] = {
     "deep-lists": b"[" * 100_000, "deep-dicts": b'{"a":' * 100_000, "closed": b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
     "twice": b'{"x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}',
-    "digits": b'{"x":' + b"9" * 100_000 + b"}", "nan": b"NaN", "text": b'"text"', "utf-8": b'{"\xff":1}', "empty": b"  ",
+    "digits": b'{"x":' + b"9" * 100_000 + b"}", "nan": b"NaN", "text": b'"text"', "utf-8": b'{"\xff":1}', "utf-16": "{}".encode("utf-16"), "bom": b"\xef\xbb\xbf{}", "empty": b"  ",
     "many-axes": b'{"x":{"dtype":"U8","shape":[' + b"9," * 500_000 + b'9],"data_offsets":[0,0]}}',
 }  # fmt: skip
 

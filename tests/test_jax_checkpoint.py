@@ -7,6 +7,7 @@ one process with eight CPU devices goes through all of `ALONE`, two of `jax.dist
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import traceback
@@ -158,6 +159,11 @@ def one_file_of_others(folder: Path) -> None:
     )
 
 
+@dataclasses.dataclass
+class TrainState:
+    step: int = 0
+
+
 def one_file_refused(folder: Path) -> None:
     where = f"file://{folder}/x.ckpt"
     jax.jit(lambda x: refused(OptionError, "traced", lambda: s3dlio.save_checkpoint(where, {"x": x})) and x)(1.0)
@@ -167,6 +173,8 @@ def one_file_refused(folder: Path) -> None:
     refused(OptionError, "gone", lambda: save_sharded(f"file://{folder}/x", {"gone": gone}))
     refused(OptionError, "['what']", lambda: save_sharded(f"file://{folder}/x", {"what": object()}))
     refused(OptionError, "datetime64", lambda: save_sharded(f"file://{folder}/x", {"d": np.array(["2020"], "M8[s]")}))
+    refused(OptionError, "save_sharded saves any pytree", lambda: s3dlio.save_checkpoint(where, TrainState()))
+    refused(OptionError, "/x/: the value is", lambda: save_sharded(f"file://{folder}/x", object()))
     assert not list(folder.rglob("*.*"))
 
 

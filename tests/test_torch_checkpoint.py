@@ -6,6 +6,7 @@ that the metadata is one object, put last.
 
 from __future__ import annotations
 
+import datetime as dt
 import gc
 import io
 import itertools
@@ -437,6 +438,44 @@ def test_no_code_of_a_checkpoint_is_run(tmp_path: Path) -> None:
     assert not place.exists()
     loaded(base, {"w": torch.zeros(3), "bomb": 1}, allow_pickle=True)
     assert place.exists()
+
+
+def test_what_is_nothing_but_data_needs_no_trust(tmp_path: Path) -> None:
+    """A history of losses in a BytesIO, as torch's own examples keep it; and what else is in a trainer's state."""
+
+    def history(losses: list[float]) -> io.BytesIO:
+        memory = io.BytesIO()
+        torch.save(losses, memory)
+        return memory
+
+    now = dt.datetime(2026, 1, 2, 3, 4, 5, 6, dt.UTC)
+    state = {"losses": history([1.5, 2.5]), "began": now, "took": now - now.replace(hour=1), "day": now.date(),
+             "ranks": frozenset({1, 2}), "steps": [range(3, 9, 2), slice(1, None)]}  # fmt: skip
+    saved(f"file://{tmp_path}/c", state)
+    allowed = set(torch.serialization.get_safe_globals())
+    found = loaded(
+        f"file://{tmp_path}/c", {"losses": history([]), **dict.fromkeys(list(state)[1:])} | {"steps": [0, 0]}
+    )
+    assert set(torch.serialization.get_safe_globals()) == allowed
+    memory = found.pop("losses")
+    memory.seek(0)
+    assert torch.load(memory) == [1.5, 2.5]
+    assert found == {name: value for name, value in state.items() if name != "losses"}
+
+
+def test_a_class_that_is_not_safe_is_named(tmp_path: Path) -> None:
+    saved(f"file://{tmp_path}/c", {"path": tmp_path})
+    error = str(failure(f"file://{tmp_path}/c", {"path": None}))
+    assert "'path': it is no tensor" in error
+    assert "Unsupported global: GLOBAL pathlib." in error
+    assert "\x1b" not in error
+
+
+def test_numbers_of_four_bits_come_back_from_shards(tmp_path: Path) -> None:
+    pairs = torch.randint(256, (6, 5), dtype=torch.uint8)
+    saved(f"file://{tmp_path}/c", {"w": pairs.view(torch.float4_e2m1fn_x2)})
+    target = {"w": torch.zeros_like(pairs).view(torch.float4_e2m1fn_x2)}
+    assert torch.equal(loaded(f"file://{tmp_path}/c", target)["w"].view(torch.uint8), pairs)
 
 
 def test_checkpoints_of_torchs_own_writer_need_trust(tmp_path: Path) -> None:

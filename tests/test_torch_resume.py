@@ -286,6 +286,9 @@ def test_without_shuffling_the_sampler_is_torchs(ranks: int, drop_last: bool) ->
         ours = ResumableDistributedSampler(*arguments)
         assert list(ours) == list(theirs)
         assert len(ours) == len(theirs)
+        for name in ("num_replicas", "rank", "shuffle", "seed", "drop_last", "epoch", "num_samples", "total_size"):
+            assert getattr(ours, name) == getattr(theirs, name)
+        assert ours.dataset is arguments[0]
 
 
 def test_the_sampler_has_the_dataset_read_ahead(root: str) -> None:

@@ -270,6 +270,10 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def _extended(attribute: str, name: str) -> np.dtype[Any]:
+    if not attribute:
+        hint = "load it with framework='torch'" if name == "F4" else "leave it out (keys=)"
+        msg = f"NumPy has no dtype for {name}, whose items are no whole bytes: {hint}"
+        raise FormatError(msg)
     try:
         import ml_dtypes  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
 

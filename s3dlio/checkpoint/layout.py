@@ -31,7 +31,7 @@ _SUM_DIGITS = 8
 _ALIGNMENT = 8
 #: Bits of an item, by the format's own names.
 ITEM_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
     "BF16": 16, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
 #: More axes NumPy does not have; and more bytes are in no memory.
@@ -166,7 +166,8 @@ def parse_header(header: bytes, size: int) -> Header:
         FormatError: It is not a header, or the file is not as long as it says.
     """
     entries = _load(header, "the header")
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict):
         msg = "the header's __metadata__ is not a mapping"
         raise FormatError(msg)
@@ -183,7 +184,8 @@ def parse_header(header: bytes, size: int) -> Header:
 
 def _load(text: Any, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        # The format is UTF-8; json would take UTF-16 and UTF-32 as well, which other readers do not.
+        value = json.loads(str(text, "utf-8") if isinstance(text, bytes) else text, object_pairs_hook=_unique)
     except (ValueError, RecursionError, TypeError) as error:
         msg = f"{what} cannot be read: {error}"
         raise FormatError(msg) from error
@@ -230,7 +232,7 @@ def _tensor(name: str, entry: Any) -> Tensor:
         msg = f"tensor {name!r:.200} has shape {shape!r:.200} and offsets {place!r:.200}"
         raise FormatError(msg)
     start, stop = place
-    if stop - start != math.prod(shape) * ITEM_BITS[dtype] // 8:
+    if (stop - start) * 8 != math.prod(shape) * ITEM_BITS[dtype]:
         msg = f"tensor {name!r} of shape {shape} and dtype {dtype} has {stop - start} bytes"
         raise FormatError(msg)
     return Tensor(name, dtype, tuple(shape), start, stop)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import functools
 import itertools
 import keyword
@@ -134,7 +135,8 @@ class _Apart:
         return {"a": name, "k": kind.name, **extra}
 
     def _new_name(self, path: Path) -> str:
-        stem = name = ".".join(path) if path else "value"
+        # Half a surrogate pair is text to Python, and no text to other readers of the header.
+        stem = name = ".".join(path).encode("utf-8", "replace").decode() if path else "value"
         number = 1
         while name in self._names:
             number += 1
@@ -142,12 +144,21 @@ class _Apart:
         self._names.add(name)
         return name
 
+    def _hint(self, value: Any) -> str:
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            return ""
+        pytrees = (
+            "; s3dlio.jax.save_sharded saves any pytree" if any(kind.name == "jax" for kind in self._kinds) else ""
+        )
+        return f" (vars() of a dataclass is a dict{pytrees})"
+
     def _pickled(self, value: Any, path: Path) -> Any:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         if not self._allow_pickle:
             msg = (
                 f"{_shown(path)} is a {kind}, which cannot be saved without pickle: save what it is made of"
                 " (numbers, text, arrays in dicts, lists, tuples), or give allow_pickle=True when saving and loading"
+                f"{self._hint(value)}"
             )
             raise OptionError(msg)
         return {"p": self._array(self._kinds[0], np.frombuffer(pickle.dumps(value), np.uint8), path)["a"]}

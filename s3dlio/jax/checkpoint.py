@@ -173,7 +173,7 @@ def _write_own(base: Uri, save: str, leaves: Mapping[str, Any], *, overwrite: bo
         try:
             told[path] = _described(path, leaf, offers)
         except OptionError as error:
-            msg = f"{path}: {error.message}"
+            msg = f"{path}: {error.message}" if path else error.message
             raise OptionError(msg, uri=str(base), operation="save_checkpoint") from error
     pieces: Sequence[Piece] = []
     if offers:

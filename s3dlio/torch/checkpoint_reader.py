@@ -34,6 +34,7 @@ from s3dlio.torch import checkpoint as layout
 from s3dlio.torch.checkpoint_foreign import METADATA as FOREIGN
 from s3dlio.torch.checkpoint_foreign import ForeignReader
 from s3dlio.torch.leaves import KIND
+from s3dlio.torch.plain import unpickled
 
 #: What is read beside its place and then copied, at once; one that is larger comes by itself.
 _STAGED_BYTES = 512 * MIB
@@ -51,8 +52,8 @@ class S3StorageReader(StorageReader):
 
     **No code of a checkpoint is run.** What is no tensor was pickled by torch's planner, which unpickles it
     without restraint (``weights_only=False``). So it is taken through ``torch.load(weights_only=True)`` here
-    first, and the planner gets what has come out of that: plain Python values, tensors, and the classes of
-    ``torch.serialization.add_safe_globals``. ``allow_pickle=True`` hands it on as it is.
+    first, and the planner gets what has come out of that: plain Python values (dates and ``BytesIO`` too),
+    tensors, NumPy's arrays of numbers and text, and the classes of ``torch.serialization.add_safe_globals``. ``allow_pickle=True`` hands it on as it is.
 
     It can be pickled, works in forked children, and may be used for many loads, one after the other. A load that
     is under way while the same place is saved again fails; it never mixes the two.
@@ -236,14 +237,9 @@ class _BytesArrival(_Arrival):
     def _plain(self, data: io.BytesIO, uri: str) -> io.BytesIO:
         """Return bytes that this process has made of what could be unpickled without running anything."""
         try:
-            value = torch.load(data, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch raises pickle's, its own and others, as the bytes will have it
-            reason = str(error).partition("\n")[0]
-            msg = (
-                f"{self._item.storage_index.fqn!r} is no tensor and cannot be unpickled safely ({reason:.200}): name "
-                "its classes by torch.serialization.add_safe_globals, or give allow_pickle=True if you trust "
-                "whoever has written it"
-            )
+            value = unpickled(data)
+        except CheckpointError as error:
+            msg = f"{self._item.storage_index.fqn!r}: {error.message}"
             raise CheckpointError(msg, uri=uri, operation="load_checkpoint") from error
         plain = io.BytesIO()
         torch.save(value, plain)

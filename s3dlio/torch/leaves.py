@@ -22,9 +22,12 @@ _DTYPES = {
     "U64": torch.uint64, "C64": torch.complex64, "F8_E8M0": torch.float8_e8m0fnu,
     "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }  # fmt: skip
+#: Two numbers to an item of torch's, and one to an item of the format's: there the last axis is twice as long.
+_PAIRS = "F4"
+_PAIRED = torch.float4_e2m1fn_x2
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 #: What the format has no names for, by torch's own.
-_OTHERS = {"complex128": torch.complex128, "complex32": torch.complex32}
+_OTHERS = {"complex128": torch.complex128, "complex32": torch.complex32, "float4_e2m1fn_x2": _PAIRED}
 _OTHER_NAMES = {dtype: name for name, dtype in _OTHERS.items()}
 
 
@@ -51,6 +54,8 @@ class TorchKind(Kind):
             extra["parameter"] = value.requires_grad
         name, shape = _NAMES.get(value.dtype, ""), tuple(value.shape)
         length = value.numel() * value.element_size()
+        if value.dtype == _PAIRED and shape:
+            name, shape = _PAIRS, (*shape[:-1], 2 * shape[-1])
         if not name:
             other = _OTHER_NAMES.get(value.dtype)
             if other is None:
@@ -75,8 +80,10 @@ class TorchKind(Kind):
         kind: torch.dtype | None = _DTYPES.get(dtype)
         if "dtype" in extra:
             kind, shape = _other(extra, shape)
+        elif dtype == _PAIRS:
+            kind, shape = _PAIRED, _paired(shape)
         if kind is None:
-            msg = f"torch has no dtype for {dtype}"
+            msg = f"torch has no dtype for {dtype}: leave it out (keys=)"
             raise FormatError(msg)
         tensor = torch.empty(shape, dtype=kind)
         memory = host_bytes(tensor)
@@ -101,7 +108,7 @@ class TorchKind(Kind):
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return the format's name of a dtype, or nothing."""
+    """Return the format's name of a dtype, or nothing: also where its items are not the format's."""
     return _NAMES.get(dtype, "")
 
 
@@ -134,6 +141,13 @@ def _other(extra: dict[str, Any], stored: tuple[int, ...]) -> tuple[torch.dtype,
         msg = f"a tensor of dtype {extra['dtype']!r} and shape {shape!r} does not have the bytes that are there"
         raise FormatError(msg)
     return kind, tuple(shape)
+
+
+def _paired(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if not shape or shape[-1] % 2:
+        msg = f"torch keeps two numbers of four bits in a byte, which the last axis of {list(shape)} does not fill"
+        raise FormatError(msg)
+    return (*shape[:-1], shape[-1] // 2)
 
 
 def _bounds(value: torch.Tensor) -> tuple[int, int]:

@@ -69,6 +69,51 @@ class ResumableDistributedSampler(Sampler[int]):
         self._buffer = shuffle_buffer
         self._bookmark = Bookmark(self._identity)
 
+    @property
+    def dataset(self) -> Sized:
+        """Whose samples; like all below by the name that torch's sampler has for it, to be read only."""
+        return self._dataset
+
+    @property
+    def num_replicas(self) -> int:
+        """Ranks."""
+        return self._rank.count
+
+    @property
+    def rank(self) -> int:
+        """Which one this is."""
+        return self._rank.index
+
+    @property
+    def shuffle(self) -> bool:
+        """Whether the order is another one in each epoch."""
+        return self._kind != "none"
+
+    @property
+    def seed(self) -> int:
+        """What the order depends on, besides the epoch."""
+        return self._seed
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether a remainder is left out."""
+        return self._policy == "drop"
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is read, or that the next iteration reads."""
+        return self._bookmark.epoch
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of this rank in a whole epoch."""
+        return len(self)
+
+    @property
+    def total_size(self) -> int:
+        """Samples of all ranks in a whole epoch, each as many as this one."""
+        return len(self) * self.num_replicas
+
     def _identity(self) -> dict[str, Any]:
         identity: dict[str, Any] = {"seed": self._seed, "shuffle": self._kind, "samples": len(self._dataset)}
         if self._kind == "block":
