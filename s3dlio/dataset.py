@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, SupportsIndex, cast
 
 import numpy as np
 
@@ -215,15 +216,19 @@ class ObjectDataset:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def __getitem__(self, number: int) -> Any:
-        """Read one sample; negative numbers count from the end.
+    def __getitem__(self, number: SupportsIndex | slice | Sequence[int]) -> Any:
+        """Read one sample, or for a slice or several numbers a list of them, at once; negative ones count from the end.
 
         Raises:
             IndexError: There is no such sample.
             StoreError: Its object cannot be read.
             FormatError: Its object is not of its format.
         """
-        group = Group(self.samples, np.array([self._position(int(number))]))
+        if isinstance(number, slice):
+            return self.__getitems__(range(len(self))[number])
+        if not isinstance(number, SupportsIndex) or getattr(number, "ndim", 0):  # arrays support it too, to look at
+            return self.__getitems__(cast("Sequence[int]", number))
+        group = Group(self.samples, np.array([self._position(operator.index(number))]))
         group.put(self._fetcher().read(group.reads[0]))
         return self.finish(group.samples()[0])
 

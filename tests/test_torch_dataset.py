@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from torch.utils.data._utils import signal_handling
 
 import s3dlio
@@ -278,3 +278,20 @@ def test_without_pytorch_the_room_says_what_to_install(module: str) -> None:
     """)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PROGRAM_S, check=True)
     assert done.stdout == "torch this part of s3dlio needs PyTorch: pip install 's3dlio[torch]'\n"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_several_numbers_and_slices_are_read_at_once(prefix: str, packed: bool) -> None:
+    dataset = S3MapDataset(prefix, packed=packed)
+    for asked in ([5, -1, 0], np.array([5, 102, 0]), torch.tensor([5, 102, 0]), (5, 102, 0)):
+        assert [int(sample[0]) for sample in dataset[asked]] == [5, 102, 0]
+    assert [int(sample[0]) for sample in dataset[100:]] == [100, 101, 102]
+    assert [int(sample[0]) for sample in dataset[:4:-50]] == [102, 52]
+    assert dataset[200:] == dataset[[]] == []
+    assert int(dataset[np.int64(7)][0]) == int(dataset[torch.tensor(7)][0]) == 7
+    with pytest.raises(IndexError, match="sample 103 of 103"):
+        dataset[[0, 103]]
+    batches = DataLoader(
+        dataset, batch_size=None, sampler=BatchSampler(SequentialSampler(dataset), 50, drop_last=False)
+    )
+    assert [len(batch) for batch in batches] == [50, 50, 3]
