@@ -159,6 +159,7 @@ def test_a_framework_is_imported_in_its_own_room_only(framework: str) -> None:
                 "s3dlio.fsspec_reads",
                 "s3dlio.fsspec_files",
                 "s3dlio.fsspec_bulk",
+                "s3dlio.integrations.paths",
             },
         ),
         (
