@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from s3dlio.testing import S3Server
     from tests.servers.faults import FaultOrigin
     from tests.servers.moto import MotoServer
 
@@ -186,6 +187,22 @@ def test_a_signed_address_opens_without_credentials_and_no_other(s3: Any) -> Non
         s3.sign(_BUCKET)
     with pytest.raises(NotImplementedError, match="memory"):
         fsspec_plugin.Memory().sign(key)
+
+
+def test_a_signed_address_is_good_for_one_object_only(rclone: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This server checks signatures."""
+    for name, value in rclone.env.items():
+        monkeypatch.setenv(name, value)
+    fs = fsspec_plugin.S3(skip_instance_cache=True)
+    fs.makedirs(_BUCKET, exist_ok=True)
+    fs.pipe({f"{_BUCKET}/a b+ü": b"spam", f"{_BUCKET}/c": b"eggs"})
+    with urllib.request.urlopen(fs.sign(f"{_BUCKET}/a b+ü")) as answer:
+        assert answer.read() == b"spam"
+    place, _, query = fs.sign(f"{_BUCKET}/a b+ü").partition("?")
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+        urllib.request.urlopen(f"{place.rpartition('/')[0]}/c?{query}")
+    refused.value.close()
+    fs.rm(_BUCKET, recursive=True)
 
 
 def test_s3fs_words_for_the_client_are_understood(origin: FaultOrigin) -> None:
