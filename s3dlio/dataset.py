@@ -226,7 +226,7 @@ class ObjectDataset:
         """
         if isinstance(number, slice):
             return self.__getitems__(range(len(self))[number])
-        if not isinstance(number, SupportsIndex) or getattr(number, "ndim", 0):  # arrays support it too, to look at
+        if not isinstance(number, SupportsIndex) or getattr(number, "ndim", 0) > 0:  # arrays support it, to look at
             return self.__getitems__(cast("Sequence[int]", number))
         group = Group(self.samples, np.array([self._position(operator.index(number))]))
         group.put(self._fetcher().read(group.reads[0]))

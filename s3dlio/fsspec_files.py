@@ -98,6 +98,19 @@ class ReadFile(RangeFile):
         place = self.tell()
         return bytes(self.cache._fetch(place, min(place + max(size, 4 * KIB), self.size)))  # noqa: SLF001
 
+    def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
+        """Read up to and with the next ``char``, or to the end; ``blocks`` are the bytes to look through at a time."""
+        found = bytearray()
+        while piece := self.read(blocks or self.blocksize):
+            seen = max(0, len(found) - len(char) + 1)  # it may lie across two pieces
+            found += piece
+            place = found.find(char, seen)
+            if place >= 0:
+                end = place + len(char)
+                self.seek(end - len(found), os.SEEK_CUR)
+                return bytes(found[:end])
+        return bytes(found)
+
     def close(self) -> None:
         """Let go of what is kept."""
         self.cache = None
@@ -157,6 +170,7 @@ class WriteFile(io.BufferedIOBase):
         self._writer = writer
         self._doomed = False
         self._over = False
+        self._discarded = False
 
     def writable(self) -> bool:
         """Tell that it can be written."""
@@ -199,7 +213,7 @@ class WriteFile(io.BufferedIOBase):
         try:
             if self._doomed:
                 self.discard()
-            elif self.autocommit:
+            elif self.autocommit and not self._over:
                 self.commit()
         finally:
             super_over, self._over = self._over, True  # what is closed is not flushed any more
@@ -207,14 +221,21 @@ class WriteFile(io.BufferedIOBase):
             self._over = super_over
 
     def commit(self) -> None:
-        """Make the object now: at the end of a transaction, or when the file is closed."""
+        """Make the object now: at the end of a transaction, or when the file is closed.
+
+        Raises:
+            ClosedError: It was thrown away.
+        """
+        if self._discarded:
+            msg = "what was written has been thrown away; write it again"
+            raise ClosedError(msg, uri=self._writer.uri, operation="commit")
         if not self._over:
             self._over = True
             self._writer.finalize()
 
     def discard(self) -> None:
         """Throw away what was written."""
-        self._over = True
+        self._over = self._discarded = True
         self._writer.cancel()
 
     def __exit__(

@@ -7,7 +7,7 @@ one call and as concurrent as the engine makes it, there is no event loop to sha
 child. Asynchronous users (zarr) wrap it themselves, with fsspec's ``AsyncFileSystemWrapper``.
 
 Nothing that a listing says is kept. A directory of an object store exists as long as something is below it:
-``mkdir`` makes buckets and local directories, and else nothing.
+``mkdir`` makes its bucket, and else nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ from fsspec.compression import compr
 from fsspec.core import get_compression
 
 from s3dlio.context import current_token
-from s3dlio.errors import AlreadyExistsError, NotFoundError, OptionError, StoreError
+from s3dlio.errors import AccessDeniedError, AlreadyExistsError, NotFoundError, OptionError, StoreError
+from s3dlio.fsspec_bulk import do_or_gather, pour, together
 from s3dlio.fsspec_files import Packed, ReadFile, Text, WriteFile
-from s3dlio.fsspec_reads import Readable, do_or_gather, pour, together
+from s3dlio.fsspec_reads import Readable
+from s3dlio.uri import Uri
 from s3dlio.writer_options import WriterOptions
+
+#: The longest that S3 lets an address be good for.
+_WEEK_S = 7 * 24 * 3600
 
 
 class S3dlioFileSystem(Readable):
@@ -122,6 +127,27 @@ class S3dlioFileSystem(Readable):
             file = Packed(compr[codec](file, mode=mode[0]), file)
         return file if "b" in mode else Text(file, **text)
 
+    def sign(self, path: str, expiration: int = 100, **_kwargs: Any) -> str:
+        """Return an address at which anybody can read an object; it is a secret until it expires.
+
+        Args:
+            path: The object. Whether it is there is not asked.
+            expiration: Seconds that the address is good for; S3 allows a week, and credentials with a token of
+                their own may end before.
+
+        Raises:
+            NotImplementedError: The store has no such addresses, or none are made here (S3 has).
+            OptionError: ``expiration`` is not a whole number of seconds within a week.
+        """
+        if expiration not in range(1, _WEEK_S + 1):  # which 1.5 is not either
+            msg = f"expiration is 1 to {_WEEK_S} seconds, which is a week; not {expiration!r}"
+            raise OptionError(msg, uri=self._text(path), operation="sign")
+        address = self._store().presigned(self._object(path, "sign"), expiration)
+        if address is None:
+            msg = f"no addresses are signed for {self.scheme}://; use the provider's own tools"
+            raise NotImplementedError(msg)
+        return address
+
     # -- writes -----------------------------------------------------------------------------------------
 
     def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **_kwargs: Any) -> None:
@@ -147,12 +173,17 @@ class S3dlioFileSystem(Readable):
         self, lpath: Any, rpath: str, callback: Any = DEFAULT_CALLBACK, mode: str = "overwrite", **_kwargs: Any
     ) -> None:
         """Copy a local file into an object; of a directory, make the directory."""
-        do_or_gather(lambda ahead: self._put_one(lpath, rpath, callback, mode, ahead))
+        if os.path.isdir(lpath):
+            self._make_way(rpath)
+        else:
+            do_or_gather(lambda ahead: self._put_one(lpath, rpath, callback, mode, ahead))
+
+    def _make_way(self, path: str) -> None:
+        """Make a directory or bucket now, before anything is written to it; elsewhere that takes nothing."""
+        if self._is_local or self._is_container(self._uri(path)):
+            self.makedirs(path, exist_ok=True)
 
     def _put_one(self, lpath: Any, rpath: str, callback: Any, mode: str, ahead: int) -> None:
-        if os.path.isdir(lpath):
-            self.makedirs(rpath, exist_ok=True)
-            return
         callback.set_size(os.path.getsize(lpath))
         target = self._open_writer(rpath, "xb" if mode == "create" else "wb", None, autocommit=True, width=ahead)
         with open(lpath, "rb") as source, target:
@@ -189,14 +220,17 @@ class S3dlioFileSystem(Readable):
         Raises:
             NotFoundError: It is not there, and ``lenient`` is ``False``.
         """
-        do_or_gather(lambda ahead: self._copy_one(path1, path2, ahead, lenient=lenient))
+        if self._is_container(self._uri(path2)):  # only a directory can be copied there
+            self._make_way(path2)
+        else:
+            do_or_gather(lambda ahead: self._copy_one(path1, path2, ahead, lenient=lenient))
 
     def _copy_one(self, path1: str, path2: str, ahead: int, *, lenient: bool) -> None:
         try:
             source = self._remote(path1)
         except NotFoundError:
             if self.isdir(path1):
-                self.makedirs(path2, exist_ok=True)
+                self._make_way(path2)
             elif not lenient:
                 raise
             return
@@ -215,38 +249,47 @@ class S3dlioFileSystem(Readable):
         self.pipe_file(path, b"")
 
     def mkdir(self, path: str, create_parents: bool = True, **_kwargs: Any) -> None:  # noqa: FBT001, FBT002 - fsspec's
-        """Make a bucket or a local directory; elsewhere directories need not be made.
+        """Make a bucket or a local directory. Directories in a bucket need not be made: only the bucket is.
 
         Raises:
             AlreadyExistsError: It exists.
-            NotFoundError: The directory above does not, and ``create_parents`` is ``False``.
+            NotFoundError: The directory above, or the bucket, does not, and ``create_parents`` is ``False``.
         """
         where = self._uri(path)
-        if self._is_container(where):
-            self._store().create_container(where, current_token())
-        elif self._is_local:
-            if not create_parents and not self.isdir(self._parent(path)):
-                msg = "the directory above it does not exist"
-                raise NotFoundError(msg, uri=str(where), operation="mkdir")
-            self.makedirs(path)
+        above = self._parent(path) if self._is_local else self._path(where.with_key(""))
+        if not create_parents and not self._is_container(where) and not self.isdir(above):
+            msg = f"{above!r}, in which it was to be made, does not exist"
+            raise NotFoundError(msg, uri=str(where), operation="mkdir")
+        self.makedirs(path)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - fsspec's
-        """Make a bucket, or a local directory and all above it; elsewhere directories need not be made.
+        """Make a bucket, or a local directory and all above it. Of a directory in a bucket, make the bucket.
 
         Raises:
             AlreadyExistsError: It exists, and ``exist_ok`` is ``False``.
         """
         where = self._uri(path)
-        if not self._is_local and not self._is_container(where):
-            return
-        there = self._type(path)
+        in_bucket = not self._is_local and not self._is_container(where)
+        there = None if in_bucket and exist_ok else self._type(path)
         if there == "file" or (there and not exist_ok):
             msg = "it exists"
             raise AlreadyExistsError(msg, uri=str(where), operation="makedirs")
         if there is None and self._is_local:
             self._store().mkdir(where, current_token())
+        elif in_bucket and there is None:
+            self._make_bucket(where.with_key(""))
         elif there is None:
             self._store().create_container(where, current_token())
+
+    def _make_bucket(self, bucket: Uri) -> None:
+        """Make the bucket of a directory, when it is known that there is none."""
+        try:
+            if self._type(self._path(bucket)) is None:
+                self._store().create_container(bucket, current_token())
+        except AlreadyExistsError:  # by another, meanwhile
+            return
+        except AccessDeniedError:  # who writes need not be allowed to look: the write will tell
+            return
 
     def rmdir(self, path: str) -> None:
         """Remove an empty bucket or directory.
@@ -280,6 +323,9 @@ class S3dlioFileSystem(Readable):
         """
         if not recursive or maxdepth is not None:
             paths = self.expand_path(path, recursive=recursive, maxdepth=maxdepth)
+            for one in paths:
+                if self._is_container(self._uri(one)):
+                    self.info(one)  # raises when there is none; if there is one, the deletion is refused
             folders = {one for one in paths if recursive and self.isdir(one)}
             self._verbs.delete([self._text(one) for one in paths if one not in folders])
             return
@@ -291,7 +337,8 @@ class S3dlioFileSystem(Readable):
         where = self._uri(path)
         if kind == "file":
             self.rm_file(path)
-            return
+            if self._is_local:
+                return  # elsewhere there can be a directory of the same name
         self._verbs.delete(str(where).removesuffix("/") + "/", recursive=True)
         if self._is_container(where):
             self._store().delete_container(where, current_token())
@@ -318,6 +365,9 @@ class Azure(S3dlioFileSystem):
 
     scheme = "az"
     protocol = ("s3dlio+az", "az")
+
+    def _make_bucket(self, bucket: Uri) -> None:
+        """Leave it: what stands first may be an account, which is not ours to make."""
 
 
 class Memory(S3dlioFileSystem):

@@ -8,11 +8,9 @@ Nothing that a listing says is kept. A directory of an object store exists as lo
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -20,32 +18,41 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import stringify_path, tokenize
 
-from s3dlio.cancel import CancellationToken
-from s3dlio.context import context_token, current_token
-from s3dlio.crew import map_all
-from s3dlio.errors import NotFoundError, OptionError, S3dlioError
+from s3dlio.context import current_token
+from s3dlio.errors import NotFoundError, OptionError, S3dlioError, suggest
 from s3dlio.fetch import Fetcher, Read
+from s3dlio.fsspec_bulk import do_or_gather, pour, together
 from s3dlio.object_store import ObjectStore
 from s3dlio.options import StoreOptions
 from s3dlio.remote import RemoteObject
 from s3dlio.stores import open_store
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Store
-from s3dlio.uri import PATH_SCHEMES, Uri, parse
+from s3dlio.uri import PATH_SCHEMES, Uri, parse, parse_object
 
 #: What s3fs calls the options of a store.
 _ALIASES = {
     "key": "access_key_id", "secret": "secret_access_key", "token": "session_token", "anon": "anonymous",
     "endpoint": "endpoint_url", "account_name": "account",
 }  # fmt: skip
+#: What s3fs hands to botocore as ``client_kwargs``, by our names.
+_CLIENT_ALIASES = {
+    "endpoint_url": "endpoint_url", "region_name": "region", "verify": "ca_bundle",
+    "aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key",
+    "aws_session_token": "session_token",
+}  # fmt: skip
 #: Options that fsspec and its wrappers give to every file system.
 _FOREIGN = ("asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths")
 
-Work = Callable[[int], None]
-#: Pieces of one object under way, where it is copied alone.
-_AHEAD = 4
-#: Objects that are copied at once, a piece of each under way: 256 MiB for large ones.
-_AT_ONCE = 16
-_gathered: ContextVar[list[Work] | None] = ContextVar("s3dlio_fsspec_gathered", default=None)
+
+def _by_our_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    given = {_ALIASES.get(name, name): value for name, value in options.items() if name not in _FOREIGN}
+    for name, value in (given.pop("client_kwargs", None) or {}).items():
+        ours = _CLIENT_ALIASES.get(name)
+        if ours is None:
+            msg = f"client_kwargs are botocore's, which is not used here; {name!r} has no counterpart"
+            raise OptionError(msg + suggest(name, list(_CLIENT_ALIASES)))
+        given.setdefault(ours, value)
+    return given
 
 
 def _unless_missing(error: Exception) -> None:
@@ -64,8 +71,7 @@ class Readable(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         if self._cached:
             return
         super().__init__(**options)
-        given = {_ALIASES.get(name, name): value for name, value in options.items() if name not in _FOREIGN}
-        self.options = StoreOptions(**given)
+        self.options = StoreOptions(**_by_our_names(options))
         self._verbs = ObjectStore(self.options)
         if not self.scheme:
             msg = (
@@ -83,6 +89,8 @@ class Readable(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         for protocol in cls.protocol:
             path = path.removeprefix(f"{protocol}://")
         path = path.rstrip("/") or cls.root_marker
+        if not cls.root_marker:
+            return path.lstrip("/")  # as s3fs and others read "/bucket/key"; no bucket's name is empty
         return path if path.startswith(cls.root_marker) else os.path.abspath(path)
 
     def _uri(self, path: Any) -> Uri:
@@ -90,6 +98,10 @@ class Readable(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
 
     def _text(self, path: Any) -> str:
         return str(self._uri(path))
+
+    def _object(self, path: Any, operation: str) -> Uri:
+        """Return the address of an object; a bucket is none, though servers answer a GET of it with a listing."""
+        return parse_object(f"{self.scheme}://{self._strip_protocol(path)}", operation)
 
     def _path(self, uri: Uri) -> str:
         return str(uri).removeprefix(f"{self.scheme}://").rstrip("/") or self.root_marker
@@ -208,32 +220,58 @@ class Readable(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     ) -> Any:
         """List all objects below a path with one listing, whatever their depth.
 
+        Args:
+            path: The directory.
+            maxdepth: Levels to go down.
+            withdirs: Tell of directories too, the path itself among them.
+            detail: Tell all that is known.
+            **kwargs: ``prefix``, what the names below the path begin with: the server lists no others.
+
         Returns:
             Their names, sorted; with ``detail`` a mapping from name to what :meth:`info` returns. Nothing when
             nothing is there.
         """
         path = self._strip_protocol(path)
-        if maxdepth is not None or path == "" or (withdirs and self._is_local):
-            return super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **kwargs)
-        try:
-            found = self._below(path, withdirs=withdirs)
-        except NotFoundError:  # no such bucket
-            found = {}
+        prefix = kwargs.pop("prefix", None) or ""
+        if self._is_local or path == "" or maxdepth not in (None, 1):
+            found = super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=True, **kwargs)
+            start = f"{path.rstrip('/')}/{prefix}" if path else prefix
+            found = {name: info for name, info in found.items() if not prefix or name.startswith(start)}
+        else:
+            try:
+                found = self._below(path, prefix, withdirs=withdirs, recursive=maxdepth is None)
+            except NotFoundError:  # no such bucket
+                found = {}
         return {name: found[name] for name in sorted(found)} if detail else sorted(found)
 
-    def _below(self, path: str, *, withdirs: bool) -> dict[str, Any]:
+    def _below(self, path: str, prefix: str, *, withdirs: bool, recursive: bool) -> dict[str, Any]:
         where = self._uri(path)
         below = where if self._is_container(where) else where.with_key(where.key.rstrip("/") + "/")
-        infos = [self._entry(where, entry) for entry in self._entries(below, recursive=True)]
+        entries = self._entries(below.with_key(below.key + prefix), recursive=recursive)
+        infos = [self._entry(where, entry) for entry in entries if recursive or entry.key != below.key]
         found = {info["name"]: info for info in infos if withdirs or info["type"] == "file"}
-        if not infos:
+        if not infos and not prefix:
             info = self.info(path)
-            return {path: info} if info["type"] == "file" else {}
+            if info["type"] == "file":
+                return {path: info}
         if withdirs:
-            found[path] = _folder(path)
+            if not prefix:
+                found[path] = _folder(path)
             for name in [info["name"] for info in infos]:
                 found |= {folder: _folder(folder) for folder in _folders(name, path) if folder not in found}
         return found
+
+    def glob(self, path: str, maxdepth: int | None = None, **kwargs: Any) -> Any:
+        """Find what a pattern names; listed is what begins as the pattern does, up to its first wildcard.
+
+        Returns:
+            The names, sorted; with ``detail=True`` a mapping from name to what :meth:`info` returns.
+        """
+        text = self._strip_protocol(path)
+        wild = re.search(r"[*?[]", text)
+        if wild:
+            kwargs.setdefault("prefix", text[: wild.start()].rpartition("/")[2])
+        return super().glob(path, maxdepth=maxdepth, **kwargs)
 
     def created(self, path: str) -> datetime | None:
         """Return when an object was made: objects are replaced, never changed, so it is :meth:`modified`."""
@@ -271,12 +309,13 @@ class Readable(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         return bytes(Fetcher(self._store(), token=current_token()).read(self._read(path, start, end)))
 
     def _read(self, path: str, start: int | None, end: int | None) -> Read:
+        where = self._object(path, "get")
         first, last = start or 0, end
         if first < 0 or (last is not None and last < 0):
-            size = self._store().head(self._uri(path), current_token()).size
+            size = self._store().head(where, current_token()).size
             first = max(0, size + first) if first < 0 else first
             last = size + last if last is not None and last < 0 else last
-        return Read(self._uri(path), first, None if last is None else max(first, last))
+        return Read(where, first, None if last is None else max(first, last))
 
     def cat_ranges(
         self,
@@ -299,18 +338,31 @@ class Readable(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         Returns:
             The bytes, in the order of ``paths``.
         """
-        wanted = list(zip(paths, _each(starts, paths), _each(ends, paths), strict=True))
         lenient = on_error != "raise"
+        reads: dict[int, Read] = {}
+        found: list[Any] = [None] * len(paths)
+        for index, wanted in enumerate(zip(paths, _each(starts, paths), _each(ends, paths), strict=True)):
+            try:
+                reads[index] = self._read(*wanted)
+            except S3dlioError as error:  # of this one alone: a negative place needs the size
+                if not lenient:
+                    raise
+                found[index] = error
+        for index, value in zip(reads, self._read_all([*reads.values()], lenient=lenient), strict=True):
+            found[index] = value if isinstance(value, Exception) else bytes(value)  # one by one: the view goes at once
+        return found
+
+    def _read_all(self, reads: list[Read], *, lenient: bool) -> Iterator[Any]:
         fetcher = Fetcher(self._store(), token=current_token(), lenient=lenient)
         try:
-            found: list[Any] = list(fetcher.read_all([self._read(*one) for one in wanted]))
+            views: list[Any] = list(fetcher.read_all(reads))
         except S3dlioError as error:
             if not lenient:
                 raise
-            return [error] * len(wanted)  # the store as such cannot be read
-        for index, view in enumerate(found):
-            found[index] = view if isinstance(view, Exception) else bytes(view)  # one by one: the view goes at once
-        return found
+            views = [error] * len(reads)  # the store as such cannot be read
+        views.reverse()
+        while views:
+            yield views.pop()
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **_kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - fsspec's
         """Read one object, or many at once: a list, a pattern, or with ``recursive`` all below a path.
@@ -356,54 +408,11 @@ class Readable(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
             pour(source, file, callback, ahead)
 
     def _remote(self, path: str) -> RemoteObject:
-        return RemoteObject(self._store(), self._uri(path), token=current_token())
+        return RemoteObject(self._store(), self._object(path, "open"), token=current_token())
 
 
 def _each(value: Any, paths: list[str]) -> Iterable[Any]:
     return value if isinstance(value, (list, tuple)) else [value] * len(paths)
-
-
-def pour(source: RemoteObject, target: Any, callback: Any = DEFAULT_CALLBACK, ahead: int = _AHEAD) -> None:
-    """Write all of an object to a file, reading some pieces ahead, telling fsspec's callback how far it is."""
-    for piece in source.chunks(ahead=ahead):
-        target.write(piece)
-        callback.relative_update(len(piece))
-
-
-@contextlib.contextmanager
-def together(callback: Any = DEFAULT_CALLBACK) -> Iterator[None]:
-    """Gather what :func:`do_or_gather` is given within the block, and do it at its end, many at once.
-
-    With a callback that shows progress nothing is gathered: those are not made for threads.
-    """
-    if callback is not DEFAULT_CALLBACK:
-        yield
-        return
-    work: list[Work] = []
-    reset = _gathered.set(work)
-    try:
-        yield
-    finally:
-        _gathered.reset(reset)
-
-    def run(one: Work, token: CancellationToken) -> None:
-        context_token.set(token)  # what it calls is stopped when another one has failed
-        one(1)
-
-    map_all(lambda one, token: contextvars.Context().run(run, one, token), work, _AT_ONCE, current_token())
-
-
-def do_or_gather(work: Work) -> None:
-    """Do some work, or leave it to the end of the block of :func:`together` that this is called in.
-
-    Args:
-        work: Called with how many pieces of an object it should have under way at once.
-    """
-    gathered = _gathered.get()
-    if gathered is None:
-        work(_AHEAD)
-    else:
-        gathered.append(work)
 
 
 def _folder(path: str) -> dict[str, Any]:
@@ -411,7 +420,10 @@ def _folder(path: str) -> dict[str, Any]:
 
 
 def _file(path: str, size: int, etag: str, last_modified: datetime | None) -> dict[str, Any]:
-    return {"name": path, "size": size, "type": "file", "etag": etag, "ETag": etag, "last_modified": last_modified}
+    return {"name": path, "size": size, "type": "file", "etag": etag, "ETag": etag} | {
+        "last_modified": last_modified,
+        "LastModified": last_modified,  # s3fs's name of it
+    }
 
 
 def _folders(name: str, top: str) -> Iterator[str]:

@@ -153,7 +153,14 @@ def test_a_framework_is_imported_in_its_own_room_only(framework: str) -> None:
         ("boto3", set()),
         (
             "fsspec",
-            {"s3dlio.stores.fsspec", "s3dlio.fsspec_plugin", "s3dlio.fsspec_reads", "s3dlio.fsspec_files"},
+            {
+                "s3dlio.stores.fsspec",
+                "s3dlio.fsspec_plugin",
+                "s3dlio.fsspec_reads",
+                "s3dlio.fsspec_files",
+                "s3dlio.fsspec_bulk",
+                "s3dlio.integrations.paths",
+            },
         ),
         (
             "socket",

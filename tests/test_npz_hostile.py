@@ -380,8 +380,8 @@ LYING_ARRAYS: dict[str, tuple[bytes, str]] = {
     "objects": (npy_of(header("|O")), "pickles"),
     "hidden objects": (npy_of(header([("a", "<f8"), ("b", [("c", "|O")])])), "pickles"),
     "no such version": (npy_of(header(), version=4), "known version"),
-    "huge header": (npy_of(header(), length=MASK, version=2), "header claims 4294967295 bytes, of"),
-    "header cut short": (npy_of(header(), b"", length=60_000), "header claims 60000 bytes, of"),
+    "huge header": (npy_of(header(), length=MASK, version=2), "header claims 4294967295 bytes; 262144 are"),
+    "header cut short": (npy_of(header(), b"", length=60_000), "header is cut short: 60000 bytes"),
     "length cut short": (b"\x93NUMPY\2\0\1\0", "header is cut short"),
     "magic alone": (b"\x93NUMPY", "does not begin with"),
 }  # fmt: skip

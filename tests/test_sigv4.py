@@ -9,16 +9,25 @@ import datetime as dt
 import re
 from typing import Any
 from unittest import mock
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import pytest
-from botocore.auth import S3SigV4Auth
+from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3dlio.stores.sigv4 import UNSIGNED, KeyPair, RangeSigner, Target, quote_key, quote_query, signed_headers
+from s3dlio.stores.sigv4 import (
+    UNSIGNED,
+    KeyPair,
+    RangeSigner,
+    Target,
+    presigned_query,
+    quote_key,
+    quote_query,
+    signed_headers,
+)
 
 _NOW = 1_700_000_000
 _KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
@@ -65,6 +74,19 @@ def test_the_signature_is_botocores(
     url = f"http://{target.host}{target.path}{'?' if target.query else ''}{target.query}"
     theirs = _Unsigned(pair, region, UNSIGNED).authorization(method, url, extra)
     assert _fields(ours)["authorization"] == theirs
+
+
+@settings(deadline=None)
+@given(key=_KEYS, region=_WORDS, pair=_PAIRS, expires_s=st.integers(1, 604_800))
+def test_an_address_that_is_given_away_is_botocores(key: str, region: str, pair: KeyPair, expires_s: int) -> None:
+    target = Target("GET", "bucket.example.test:9000", f"/base/{quote_key(key)}")
+    query = presigned_query(pair, region, target, expires_s, _NOW)
+    request = AWSRequest(method="GET", url=f"http://{target.host}{target.path}")
+    keys = Credentials(pair.access_key, pair.secret_key, pair.token or None)
+    now = dt.datetime.fromtimestamp(_NOW, dt.UTC)
+    with mock.patch("botocore.auth.get_current_datetime", return_value=now):
+        S3SigV4QueryAuth(keys, "s3", region, expires=expires_s).add_auth(request)
+    assert dict(parse_qsl(query)) == dict(parse_qsl(request.url.partition("?")[2]))
 
 
 @pytest.mark.parametrize("payload", ["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"])

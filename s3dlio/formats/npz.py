@@ -151,8 +151,10 @@ def _header_span(prefix: memoryview, there: int, name: str) -> tuple[int, int]:
     if len(prefix) < begin:
         _not_npy(name, "its header is cut short")
     length: int = struct.unpack_from(form, prefix, len(_MAGIC) + 2)[0]
-    if length > min(_MAX_HEADER_BYTES, there - begin):
-        _not_npy(name, f"its header claims {length} bytes, of {there - begin}; {_MAX_HEADER_BYTES} are the most")
+    if length > _MAX_HEADER_BYTES:
+        _not_npy(name, f"its header claims {length} bytes; {_MAX_HEADER_BYTES} are the most")
+    if length > there - begin:
+        _not_npy(name, f"its header is cut short: {length} bytes are promised and {there - begin} there")
     return begin, begin + length
 
 

@@ -351,6 +351,13 @@ class Store(abc.ABC):
         """
         return False
 
+    def presigned(self, _uri: Uri, _expires_s: int) -> str | None:
+        """Return an address at which anybody can GET an object for some seconds; ``None`` where there is no such way.
+
+        Nothing is asked of the server, so neither the object nor the right to read it need be there.
+        """
+        return None
+
     @abc.abstractmethod
     def delete(self, uris: Sequence[Uri], token: CancellationToken) -> None:
         """Delete objects of one container; those that are not there are fine."""

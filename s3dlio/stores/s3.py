@@ -26,7 +26,7 @@ from s3dlio.stores.credentials import AwsIdentity, AwsSettings, aws_settings
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
 from s3dlio.stores.pending import abandon_upload, pending_uploads
 from s3dlio.stores.rest import NO_QUERY, RestStore, following, listing, make_transport
-from s3dlio.stores.sigv4 import UNSIGNED, RangeSigner, Target, quote_key, quote_query, signed_headers
+from s3dlio.stores.sigv4 import UNSIGNED, RangeSigner, Target, presigned_query, quote_key, quote_query, signed_headers
 from s3dlio.stores.upload import Pending
 from s3dlio.stores.window import Quick
 from s3dlio.uri import Uri
@@ -188,6 +188,16 @@ class S3Store(RestStore):
             return signer.request(key, span)
 
         return site.transport.client, request
+
+    def presigned(self, uri: Uri, expires_s: int) -> str:
+        """See :meth:`s3dlio.stores.base.Store.presigned`; a bucket that is public to all has an address without end."""
+        site = self._site(uri.container)
+        target = Target("GET", site.host, f"{site.path}/{quote_key(uri.key)}")
+        address = f"{site.transport.client.origin.scheme}://{target.host}{target.path}"
+        pair = self._identity.current()
+        if pair is None:
+            return address
+        return f"{address}?{presigned_query(pair, site.region, target, expires_s, time.time())}"
 
     def _renew(self) -> None:
         self._identity.renew()

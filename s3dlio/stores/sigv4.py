@@ -1,4 +1,4 @@
-"""AWS Signature Version 4, in the ``Authorization`` header.
+"""AWS Signature Version 4, in the ``Authorization`` header and in addresses that are given away.
 
 Floor 2. Pure but for the time it is handed; must not know where credentials come from.
 
@@ -101,6 +101,35 @@ def signed_headers(
         f"{sent}authorization: AWS4-HMAC-SHA256 Credential={pair.access_key}/{scope}, "
         f"SignedHeaders={signed}, Signature={signature}\r\n"
     )
+
+
+def presigned_query(pair: KeyPair, region: str, target: Target, expires_s: int, now: float) -> str:
+    """Return the query of an address that needs no further signature, until it expires.
+
+    Args:
+        pair: Credentials.
+        region: AWS region.
+        target: The request; it has no query of its own.
+        expires_s: Seconds that the address is good for.
+        now: Seconds since the epoch.
+    """
+    stamp = _stamp(int(now))
+    scope = f"{stamp[:8]}/{region}/s3/aws4_request"
+    fields = {
+        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+        "X-Amz-Credential": f"{pair.access_key}/{scope}",
+        "X-Amz-Date": stamp,
+        "X-Amz-Expires": str(expires_s),
+        "X-Amz-SignedHeaders": "host",
+    }
+    if pair.token:
+        fields["X-Amz-Security-Token"] = pair.token
+    query = quote_query(fields)
+    request = f"{target.method}\n{target.path}\n{query}\nhost:{target.host}\n\nhost\n{UNSIGNED}"
+    digest = hashlib.sha256(request.encode()).hexdigest()
+    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
+    signature = hmac.digest(_signing_key(pair.secret_key, stamp[:8], region), text.encode(), "sha256").hex()
+    return f"{query}&X-Amz-Signature={signature}"
 
 
 class RangeSigner:
