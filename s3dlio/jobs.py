@@ -255,7 +255,7 @@ class Batch(Gang):
                     self._receive(flow)
                 elif self._strays:
                     self._try_stray()
-                else:
+                elif not self.parts:  # some jobs begin with parts
                     return
 
     def _send_ahead(self, flow: Stretch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from s3dlio.buffers import KIB
 from s3dlio.cancel import CancellationToken
 from s3dlio.fetch import Fetcher, Read
+from s3dlio.remote import RemoteObject
 from s3dlio.stores.base import Wanted
 from s3dlio.stores.s3 import S3Store
 from s3dlio.uri import Uri
@@ -107,6 +108,20 @@ def test_many_troubles_at_once_are_all_overcome(origin: FaultOrigin, open_store:
         origin.plan(f"/bucket/{number}", s3_error(500, "InternalError"))
     come_in(origin, open_store(), uris)
     assert len(origin.requests) == 300
+
+
+@pytest.mark.timeout(120)
+def test_ranges_of_objects_that_are_known_already_come_among_others(
+    origin: FaultOrigin, open_store: Callable[..., S3Store]
+) -> None:
+    uris, store = fill(origin, 300), open_store()
+    origin.plan_all(*[Latency(0.01)] * 300)
+    known = [
+        RemoteObject(store, uri, token=CancellationToken()).version if n % 7 else None for n, uri in enumerate(uris)
+    ]
+    reads = [Read(uri, 100, 1100, known=version) for uri, version in zip(uris, known, strict=True)]
+    views = [view for _, view in Fetcher(store, max_in_flight=16).stream(reads)]
+    assert views == [origin.objects[f"/bucket/{uri.key}"][100:1100] for uri in uris]
 
 
 @pytest.mark.parametrize("in_flight", [1, 3, 32])
