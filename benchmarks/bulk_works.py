@@ -12,7 +12,7 @@ from benchmarks.declare import BOTO3, OBSTORE, ORIGINAL, OURS, Lane, Target, Wor
 from benchmarks.objects import SMALL_PREFIX
 
 GENERATED_BYTES = 4 << 30
-LOGGED_PASSES = 5
+LOGGED_PASSES = 20
 MANY_PREFIX = "many/"
 MANY_TEMPLATE = "{:06d}.bin"
 MANY_COUNT = 8000
