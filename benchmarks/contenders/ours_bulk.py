@@ -96,7 +96,8 @@ def logged(job: Job) -> Action:
                 s3dlio.init_op_log(path)
                 read()
                 s3dlio.finalize_op_log()
-                _check_log(path, len(uris) * LOGGED_PASSES)
+                if job.proof:  # which is not timed
+                    _check_log(path, len(uris) * LOGGED_PASSES)
             finally:
                 path.unlink(missing_ok=True)
         return Haul(len(uris) * LOGGED_PASSES, 0, proved_by_count=False)
