@@ -60,8 +60,9 @@ def decode_example(data: Buffer) -> dict[str, Array | list[bytes]]:
         FormatError: The message is malformed; its byte is named.
 
     Example:
-        >>> message = encode_example({"label": 7, "image": b"..."})
-        >>> decode_example(message)
+        >>> import s3dlio
+        >>> message = s3dlio.encode_example({"label": 7, "image": b"..."})
+        >>> s3dlio.decode_example(message)
         {'label': array([7]), 'image': [b'...']}
     """
     view = flat_bytes(data)
