@@ -18,8 +18,8 @@ def init_op_log(path: str | os.PathLike[str], *, lossy: bool = False) -> None:
 
     Tab-separated, as MinIO's warp writes it: ``idx thread op client_id n_objects bytes endpoint file error start
     first_byte end duration_ns``, times in UTC with nanoseconds. ``warp analyze`` and ``warp merge`` read compressed
-    logs only. ``bytes`` are those of objects that were moved. An object that is read in parts has a line for each; so has each try. Reads that had
-    begun before are left out, and what ends after :func:`finalize_op_log`.
+    logs only. ``bytes`` are those of objects that were moved. An object that is read in parts has a line for each; so
+    has each try. Reads that had begun before are left out, and what ends after :func:`finalize_op_log`.
 
     No line is lost: the interpreter's end finishes the log, a slow disk makes operations wait. A forked process
     writes ``PATH.PID``; a spawned one no log, unless it begins one. What is killed lacks its last half second.

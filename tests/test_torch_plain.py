@@ -40,7 +40,7 @@ VALUES: dict[str, Any] = {
     "matrix": np.arange(6.0).reshape(2, 3), "turned": np.asfortranarray(np.arange(6).reshape(2, 3)), "text": np.array(["a", "bc"]),
     "empty": np.zeros((0, 3), np.float16), "0-d": np.array(5), "bytes": np.array([b"x"]), "long": np.longdouble(3),
     "dtype": np.dtype("<f4"), "generator": np.random.default_rng(3).bit_generator.state, "nothing": b"",
-    "old generator": np.random.RandomState(3).get_state(),
+    "old generator": np.random.RandomState(3).get_state(), "range": range(9, 0, -2),
 }  # fmt: skip
 
 
@@ -112,6 +112,22 @@ LIES: dict[str, tuple[Any, ...]] = {
 def test_a_pickle_that_lies_is_an_error(told: tuple[Any, ...]) -> None:
     with pytest.raises(CheckpointError, match="cannot be unpickled safely"):
         unpickled(pickled(Told(*told)))
+
+
+class Called:
+    """Pickled as a call."""
+
+    def __init__(self, what: Any, *args: Any) -> None:
+        self.call = what, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_a_range_fills_no_memory_with_its_numbers(kind: Any) -> None:
+    with pytest.raises(CheckpointError, match="not iterable"):
+        unpickled(pickled(Called(kind, range(10**6))))
 
 
 def test_what_the_user_has_named_safe_is_numpys_own() -> None:

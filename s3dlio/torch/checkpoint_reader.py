@@ -53,7 +53,8 @@ class S3StorageReader(StorageReader):
     **No code of a checkpoint is run.** What is no tensor was pickled by torch's planner, which unpickles it
     without restraint (``weights_only=False``). So it is taken through ``torch.load(weights_only=True)`` here
     first, and the planner gets what has come out of that: plain Python values (dates and ``BytesIO`` too),
-    tensors, NumPy's arrays of numbers and text, and the classes of ``torch.serialization.add_safe_globals``. ``allow_pickle=True`` hands it on as it is.
+    tensors, NumPy's arrays of numbers and text, and the classes of ``torch.serialization.add_safe_globals``.
+    ``allow_pickle=True`` hands it on as it is.
 
     It can be pickled, works in forked children, and may be used for many loads, one after the other. A load that
     is under way while the same place is saved again fails; it never mixes the two.

@@ -93,6 +93,16 @@ class _Array(np.ndarray[Any, Any]):
         return np.asarray(self).__reduce__()
 
 
+class _Range:
+    """A range on its way in: it cannot be iterated over, or a few bytes would fill a set with all its numbers."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.real = range(*numbers)
+
+    def __reduce__(self) -> Any:
+        return self.real.__reduce__()
+
+
 def _array(_kind: Any, _shape: Any, _code: Any) -> _Array:
     return _Array()
 
@@ -110,7 +120,7 @@ def _no_bytes() -> bytes:
 #: To make one of these runs no code of a checkpoint's.
 _DATA = (
     (_no_bytes, "builtins.bytes"), (_no_bytes, "__builtin__.bytes"),
-    io.BytesIO, frozenset, range, slice, dt.datetime, dt.date, dt.time, dt.timedelta, dt.timezone,
+    (_Range, "builtins.range"), (_Range, "__builtin__.xrange"), io.BytesIO, frozenset, slice, dt.datetime, dt.date, dt.time, dt.timedelta, dt.timezone,
 )  # fmt: skip
 #: What stands in for NumPy's own, whose home was called otherwise before NumPy 2.
 _NUMPY = (
