@@ -143,7 +143,7 @@ class CheckpointStore:
             msg = "give either a name or step="
             raise OptionError(msg, uri=self.uri, operation="save")
         if step is None:
-            return save_checkpoint(self._named(str(name)), data, **options)
+            return save_checkpoint(self._named(name), data, **options)
         if any(found == step for _, found in self.reader.manifest_ids()):  # before gigabytes are sent in vain
             msg = f"step {step} was saved before; delete it first, or save another step"
             raise CheckpointError(msg, uri=self.uri, operation="save")
@@ -320,6 +320,9 @@ class CheckpointStore:
         return [entry.key.removeprefix(where.key) for entry in entries]
 
     def _named(self, name: str) -> str:
+        if not isinstance(name, str):
+            msg = f"a name is text, not {name!r}; a training step is given as step="
+            raise OptionError(msg, uri=self.uri)
         if layout.leads_out(name):
             msg = f"a name must be like that of a file, or several with '/' between them, not {name!r}"
             raise OptionError(msg, uri=self.uri)

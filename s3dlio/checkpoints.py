@@ -52,6 +52,8 @@ def save_checkpoint(
     Tensors are sent from their own memory, several parts at once (from a device through pinned memory, a part
     at a time); no copy is made, but of arrays that are not contiguous. The file is in the safetensors layout: one
     that holds a dict of tensors opens with the ``safetensors`` library. Every tensor is saved with its CRC-32C.
+    A local file of more than 16 MiB is written past the page cache where its file system allows it (``O_DIRECT``),
+    through it elsewhere; either way it is on the disk when this returns.
 
     Args:
         uri: The file, exactly here; a local path will do.
@@ -83,7 +85,7 @@ def save_checkpoint(
     except OptionError as error:
         error.concern(where, "save_checkpoint")
         raise
-    options = PutOptions(overwrite=overwrite)
+    options = PutOptions(overwrite=overwrite, bulk=True)
     with telling(progress, f"saving {where}") as tell:
         if compress:
             return _send_compressed(where, contents, options, tell)

@@ -118,6 +118,16 @@ def test_a_name_may_not_lead_out(root: str, name: str) -> None:
             use()
 
 
+def test_a_step_in_the_place_of_a_name_is_refused_with_the_way_out(root: str) -> None:
+    store = CheckpointStore(root)
+    calls = (lambda: store.save(1, b"x"), lambda: store.load(1), lambda: store.async_save(1, b"x").result())  # type: ignore[arg-type]
+    for call in calls:
+        with pytest.raises(OptionError, match="step="):
+            call()
+    assert store.list() == []
+    assert store.names() == []
+
+
 def test_neither_or_both_of_name_and_step_are_refused(root: str) -> None:
     store = CheckpointStore(root)
     for given in ({}, {"name": "x", "step": 1}):

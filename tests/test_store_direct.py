@@ -1,4 +1,4 @@
-"""Room card: does `direct://` go past the page cache, whatever the alignment of offsets, lengths and memory?
+"""Room card: what goes past the page cache, does it, whatever the alignment of offsets, lengths and memory?
 
 Knows O_DIRECT.  Must not repeat what `tests.contract` shows of every backend.
 """
@@ -6,6 +6,8 @@ Knows O_DIRECT.  Must not repeat what `tests.contract` shows of every backend.
 from __future__ import annotations
 
 import errno
+import fcntl
+import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,9 @@ import pytest
 import s3dlio
 from s3dlio import ObjectChangedError, ObjectStore, StoreError, StoreOptions
 from s3dlio.cancel import CancellationToken
-from s3dlio.stores import direct, open_store
-from s3dlio.stores.base import Version
+from s3dlio.stores import open_store, uncached
+from s3dlio.stores.base import PutOptions, Version
+from s3dlio.stores.upload import Part
 from s3dlio.uri import parse
 from tests.contract_base import blob
 from tests.disks import real_disk
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_BLOCK = direct.ALIGNMENT
+_BLOCK = uncached.ALIGNMENT
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="this system has no O_DIRECT; see F_NOCACHE")
 
@@ -156,3 +159,148 @@ def _refuse(real: Any) -> Any:
         raise OSError(errno.EINVAL, "Invalid argument")
 
     return refuse
+
+
+# -- files that nobody reads soon ---------------------------------------------------------------------------------
+
+_PART = 256 * _BLOCK
+
+
+def _written(folder: Path, data: np.ndarray[Any, np.dtype[np.uint8]], cuts: list[int]) -> bytes:
+    """Writes a file in parts, the last one first; each is cut once more, and comes in pieces. Returns what it holds."""
+    where = parse(f"file://{folder}/x")
+    upload = open_store(where).upload(where, PutOptions(bulk=True), CancellationToken())
+    view, starts = memoryview(data), range(0, len(data), _PART)
+    for number, start in reversed(list(enumerate(starts))):
+        part = view[start : start + _PART]
+        edges = [0, *(cut for cut in cuts if cut < len(part)), len(part)]
+        pieces = tuple(part[low:high] for low, high in itertools.pairwise(edges))
+        upload.send(Part(number, start, pieces, len(part), 0), CancellationToken())
+    upload.complete(len(data), len(starts), CancellationToken())
+    return (folder / "x").read_bytes()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk whose file system takes O_DIRECT."""
+    with real_disk(tmp_path) as folder:
+        yield folder
+
+
+@pytest.mark.parametrize("length", [1, _BLOCK, _PART, 2 * _PART, 2 * _PART + 1, 3 * _PART - 1])
+@pytest.mark.parametrize(
+    ("shift", "cuts"), [(0, []), (8, []), (512, [4095, 4097]), (1, [1, 70_000, 70_001]), (64, [_PART // 2])]
+)
+def test_a_file_that_nobody_reads_soon_goes_past_the_cache(
+    disk: Path, opened: list[int], length: int, shift: int, cuts: list[int]
+) -> None:
+    data = _aligned(length, shift)
+    data[:] = np.frombuffer(blob(length), np.uint8)
+    assert _written(disk, data, cuts) == data.tobytes()
+    written = [flag for flag in opened if flag & os.O_CREAT]
+    assert len(written) == 1
+    assert written[0] & os.O_DIRECT
+
+
+@pytest.mark.parametrize("way", ["file", "shards"])
+def test_large_checkpoints_go_past_the_cache_and_come_back(disk: Path, opened: list[int], way: str) -> None:
+    data = {"w": np.arange(10_000_000, dtype=np.float32), "b": np.arange(77, dtype=np.int8)}
+    if way == "file":
+        s3dlio.save_checkpoint(f"file://{disk}/x", data)
+        loaded = s3dlio.load_checkpoint(f"file://{disk}/x")
+    else:
+        store = s3dlio.CheckpointStore(f"file://{disk}/run")
+        store.save(step=1, data=data)
+        loaded = store.load(step=1)
+    assert sum(1 for flag in opened if flag & os.O_CREAT and flag & os.O_DIRECT) == 1
+    assert loaded.keys() == data.keys()
+    for name, array in data.items():
+        np.testing.assert_array_equal(loaded[name], array)
+
+
+@pytest.mark.parametrize("mode", ["normal", "sequential", "random"])
+def test_who_asks_for_the_page_cache_gets_it(disk: Path, opened: list[int], mode: str) -> None:
+    where = parse(f"file://{disk}/x")
+    upload = open_store(where, StoreOptions(page_cache_mode=mode)).upload(
+        where, PutOptions(bulk=True), CancellationToken()
+    )
+    upload.abort()
+    assert not any(flag & os.O_DIRECT for flag in opened)
+
+
+@pytest.mark.parametrize("refuses", ["open", "open, and makes the file", "first block", "a block in the middle"])
+def test_a_file_system_without_o_direct_is_written_through_the_cache(
+    disk: Path, refuses: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open, real_pwrite = os.open, os.pwrite
+    calls = itertools.count()
+
+    def refusing_open(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_DIRECT and refuses.startswith("open"):
+            if refuses != "open":
+                os.close(real_open(path, flags & ~os.O_DIRECT, *more, **named))
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_open(path, flags, *more, **named)
+
+    def refusing_pwrite(descriptor: int, data: memoryview, at: int) -> int:
+        is_direct = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT
+        if is_direct and next(calls) >= {"first block": 0, "a block in the middle": 2}.get(refuses, 99):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_pwrite(descriptor, data, at)
+
+    monkeypatch.setattr(os, "open", refusing_open)
+    monkeypatch.setattr(os, "pwrite", refusing_pwrite)
+    data = _aligned(3 * _PART + 77)
+    data[:] = np.frombuffer(blob(len(data)), np.uint8)
+    assert _written(disk, data, [5000]) == data.tobytes()
+    assert os.listdir(disk) == ["x"]
+
+
+def test_part_of_a_block_written_is_gone_on_from_through_the_cache(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwrite
+    calls = itertools.count()
+
+    def stingy(descriptor: int, data: memoryview, at: int) -> int:
+        if next(calls) != 1:
+            return real(descriptor, data, at)
+        _through_cache(descriptor)
+        return real(descriptor, data[:1000], at)
+
+    monkeypatch.setattr(os, "pwrite", stingy)
+    data = _aligned(2 * _PART, 1)
+    data[:] = np.frombuffer(blob(len(data)), np.uint8)
+    assert _written(disk, data, []) == data.tobytes()
+
+
+def test_a_device_that_takes_any_memory_gets_the_callers(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _aligned(2 * _PART, 8)
+    data[:] = np.frombuffer(blob(len(data)), np.uint8)
+    begin = uncached.address_of(memoryview(data))
+    inside: list[bool] = []
+    real = os.pwrite
+
+    def easy(descriptor: int, view: memoryview, at: int) -> int:
+        inside.append(begin <= uncached.address_of(view) < begin + len(data))
+        _through_cache(descriptor)
+        return real(descriptor, view, at)
+
+    monkeypatch.setattr(os, "pwrite", easy)
+    assert _written(disk, data, []) == data.tobytes()
+    assert inside == [True, True]
+
+
+def test_a_disk_that_is_full_says_so_and_keeps_nothing(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int, _data: memoryview, _at: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    data = {"w": np.ones(20_000_000, np.uint8)}
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(StoreError, match="No space left on device"):
+            s3dlio.save_checkpoint(f"file://{disk}/x", data)
+    assert os.listdir(disk) == []
+
+
+def _through_cache(descriptor: int) -> None:
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)

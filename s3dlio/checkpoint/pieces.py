@@ -242,7 +242,7 @@ def write_pieces(
     contents = Contents(tensors, [outlets[tensor.name] for tensor in tensors], tree, "")
     data_start = len(pack_header(tensors, tree, ""))
     where = base.with_key(base.key + file)
-    saved = send(store, where, contents, PutOptions(content_type="application/octet-stream"), token)
+    saved = send(store, where, contents, PutOptions(content_type="application/octet-stream", bulk=True), token)
     starts = {tensor.name: data_start + tensor.start for tensor in tensors}
     pieces = [
         Piece(file, starts[name], offer.shape, offer.item_bytes, outlets[name].sums()) for name, offer in named.items()

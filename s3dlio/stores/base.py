@@ -116,12 +116,14 @@ class PutOptions:
         metadata: The user's own keys and values.
         overwrite: ``False`` refuses, atomically where the backend can, to replace an object.
         durable: ``False`` leaves it to the system when a file reaches the disk.
+        bulk: Nobody reads it soon: a file in parts need not pass through the page cache.
     """
 
     content_type: str = ""
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     overwrite: bool = True
     durable: bool = True
+    bulk: bool = False
 
 
 def bare(etag: str) -> str:

@@ -139,7 +139,13 @@ class LocalStore(Store):
     def upload(self, uri: Uri, options: PutOptions, _token: CancellationToken) -> FileUpload:
         """See :meth:`s3dlio.stores.base.Store.upload`."""
         with mapped(uri, "put"):
-            return FileUpload(uri, self.draft(uri), overwrite=options.overwrite, durable=options.durable)
+            draft = self._bulk(uri) if options.bulk else self.draft(uri)
+            return FileUpload(uri, draft, overwrite=options.overwrite, durable=options.durable)
+
+    def _bulk(self, uri: Uri) -> Draft:
+        from s3dlio.stores.uncached import BulkDraft  # noqa: PLC0415 - checkpoints alone need it
+
+        return (BulkDraft if self._cache_mode in {"auto", "dontneed"} else self.draft)(uri)
 
     def pending(self, where: Uri, token: CancellationToken) -> Iterator[Pending]:
         """See :meth:`s3dlio.stores.base.Store.pending`: the hidden files that hold what is being written."""
