@@ -31,7 +31,7 @@ _REGION = "us-east-1"
 #: The environment that has torch with s3fs and nothing else.
 _TORCH = "s3fs"
 #: Files lie in memory, where clients differ and disks do not, or on a disk, as people have them.
-_FOLDERS = {"file": Path("/dev/shm"), "disk": Path(__file__).parents[1] / ".bench"}
+_FOLDERS = {"file": Path("/dev/shm"), "disk": Path(__file__).resolve().parents[1] / ".bench"}
 #: What was quickest when tried on 512 MiB: threads of 1, 2 and 4, targets of 10 and 50 Gbit/s, parts of 8 and 32 MiB.
 #: For s3fs (threads, blocks) and boto3 (parts, requests in flight) nothing was quicker than their defaults.
 _CONNECTOR_SETTINGS: dict[str, tuple[Setting, ...]] = {"save": ({"thread_count": 4, "part_mib": 32},), "load": ({},)}
