@@ -139,11 +139,11 @@ class CheckpointStore:
             CheckpointError: The step was saved before.
             StoreError: It cannot be written; the checkpoints before it are as they were.
         """
-        if (name is None) == (step is None):
+        if name is not None and step is None:
+            return save_checkpoint(self._named(name), data, **options)
+        if name is not None or step is None:
             msg = "give either a name or step="
             raise OptionError(msg, uri=self.uri, operation="save")
-        if step is None:
-            return save_checkpoint(self._named(name), data, **options)
         if any(found == step for _, found in self.reader.manifest_ids()):  # before gigabytes are sent in vain
             msg = f"step {step} was saved before; delete it first, or save another step"
             raise CheckpointError(msg, uri=self.uri, operation="save")
@@ -319,7 +319,7 @@ class CheckpointStore:
             return []
         return [entry.key.removeprefix(where.key) for entry in entries]
 
-    def _named(self, name: str) -> str:
+    def _named(self, name: object) -> str:
         if not isinstance(name, str):
             msg = f"a name is text, not {name!r}; a training step is given as step="
             raise OptionError(msg, uri=self.uri)

@@ -15,9 +15,9 @@ except ModuleNotFoundError as error:
         raise  # torch is there, and broken: say how
     raise ModuleNotFoundError("this part of s3dlio needs PyTorch: pip install 's3dlio[torch]'", name="torch") from error
 
+from s3dlio.torch.collating import collate
 from s3dlio.torch.dataset import S3MapDataset
 from s3dlio.torch.iterable import S3IterableDataset
-from s3dlio.torch.packing import collate
 from s3dlio.torch.resume import merge_states
 from s3dlio.torch.sampler import ResumableDistributedSampler
 

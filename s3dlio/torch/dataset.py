@@ -22,6 +22,7 @@ from s3dlio.formats.tfrecord import FOOT, HEAD
 from s3dlio.gather import Group
 from s3dlio.options import StoreOptions
 from s3dlio.perprocess import PerProcess
+from s3dlio.torch import unequal
 from s3dlio.torch.convert import to_tensor
 from s3dlio.torch.packing import Packing
 from s3dlio.torch.shared import Shared
@@ -71,6 +72,10 @@ class TorchDataset(ObjectDataset):
     def _packed_rows(self, packing: Packing, group: Group) -> list[torch.Tensor]:
         """Return the samples of a group that was read into one tensor, each checked."""
         return packing.rows(group.sizes, self._checked_trim(group))
+
+    def _name(self, number: int) -> str:
+        record = "" if self.samples.records is None else f"sample {number} of "
+        return f"{record}{self.samples.catalog.uri(self.samples.object_of(number))}"
 
     def _checked_trim(self, group: Group) -> tuple[int, int]:
         """Check all samples; return how many bytes before and behind each do not belong to it."""
@@ -172,6 +177,12 @@ class S3MapDataset(TorchDataset, Dataset[Any]):
     def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
         """See :meth:`s3dlio.dataset.ObjectDataset.__getitems__`."""
         positions = [self._position(int(number)) for number in numbers]
+        samples = self._read(positions)
+        if len(samples) == len(positions):  # else some were skipped
+            unequal.check(samples, lambda place: self._name(positions[place]))
+        return samples
+
+    def _read(self, positions: list[int]) -> list[Any]:
         if self._packed and positions and self.is_plain():
             return self._read_packed(positions)
         if not positions or not self._ahead.budget_bytes:

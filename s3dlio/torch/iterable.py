@@ -22,8 +22,10 @@ from s3dlio.orders import DEFAULT_SHUFFLE_BUFFER, epoch_order, shuffle_kind
 from s3dlio.resume import Bookmark, Run, State
 from s3dlio.shards import Shard, Share, Walk, walk
 from s3dlio.torch import world
+from s3dlio.torch.collating import collated
 from s3dlio.torch.dataset import TorchDataset
-from s3dlio.torch.packing import Packing, collated
+from s3dlio.torch.packing import Packing
+from s3dlio.torch.unequal import Watch
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -219,15 +221,17 @@ class S3IterableDataset(TorchDataset, IterableDataset[Any]):
             self._bookmark.rewind()  # in an earlier worker process, an epoch ago
         run = self._bookmark.begin(self._walk_from)
         ahead = Ahead(self._width(), max(1, self._loop.read_ahead_bytes // world.worker().count))
-        return self._batches(run, ahead) if self._loop.packed else self._one_by_one(run, ahead)
+        if self._loop.packed:
+            return self._batches(run, ahead)
+        return self._one_by_one(run, ahead, Watch.of_loader(self._name))
 
-    def _one_by_one(self, run: Run, ahead: Ahead) -> Iterator[Any]:
+    def _one_by_one(self, run: Run, ahead: Ahead, watch: Watch | None) -> Iterator[Any]:
         for sample in self.stream(run.walk, ahead, first=run.steps):
             self._advance(run, 1)
-            if self._on_error == "raise":
-                yield self.finish(sample)
-            else:
-                yield from self.finish_all([sample])
+            for finished in (self.finish(sample),) if self._on_error == "raise" else self.finish_all([sample]):
+                if watch is not None:
+                    watch.see(finished, sample.number)
+                yield finished
         self._end(run)
 
     def _batches(self, run: Run, ahead: Ahead) -> Iterator[Any]:

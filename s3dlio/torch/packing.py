@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import get_worker_info
 
 from s3dlio.buffers import POOL, bytes_of, writable_bytes
 from s3dlio.errors import OptionError
+from s3dlio.torch.unequal import WAY_OUT
 
 
 class Packing:
@@ -93,51 +93,23 @@ def stack_or_tell(rows: Sequence[torch.Tensor]) -> torch.Tensor:
         OptionError: They are not of one size.
     """
     packed = stack(rows)
-    return _stacked(rows) if packed is None else packed
+    return stacked(rows) if packed is None else packed
 
 
-def _stacked(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+def stacked(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return tensors of one axis as one tensor, by one copy.
+
+    Raises:
+        OptionError: They are not of one size.
+    """
     sizes = {len(row) for row in rows}
     if len(sizes) > 1:
         msg = (
             f"packed=True needs samples of one size; these have {min(sizes)} to {max(sizes)} bytes: "
-            "leave it off and give the DataLoader a collate_fn that pads or lists them"
+            f"leave it off, and give the DataLoader {WAY_OUT}"
         )
         raise OptionError(msg)
     out = None
     if get_worker_info() is not None and rows[0].dtype == torch.uint8:
         out = _new(len(rows) * len(rows[0])).view(len(rows), -1)
     return torch.stack(list(rows), out=out)
-
-
-def collated(samples: Sequence[Any]) -> Any:
-    """Return samples that do not lie in one tensor as a batch, by one copy.
-
-    Raises:
-        OptionError: They are bytes of different sizes.
-    """
-    if all(isinstance(sample, torch.Tensor) and sample.dim() == 1 for sample in samples):
-        return _stacked(samples)
-    return default_collate(list(samples))
-
-
-def collate(samples: list[Any]) -> Any:
-    """Collate a batch for a DataLoader, without a copy where a dataset with ``packed=True`` made it.
-
-    Args:
-        samples: What the dataset returned.
-
-    Returns:
-        One tensor of shape ``(n, length)`` that shares the samples' memory; for anything else what
-        ``torch.utils.data.default_collate`` returns.
-
-    Example:
-        >>> from torch.utils.data import DataLoader
-        >>> dataset = S3MapDataset("s3://bucket/train/", packed=True)        # doctest: +SKIP
-        >>> loader = DataLoader(dataset, batch_size=32, collate_fn=collate)  # doctest: +SKIP
-    """
-    if samples and all(isinstance(sample, torch.Tensor) for sample in samples):
-        packed = stack(samples)
-        if packed is not None:
-            return packed
-    return default_collate(samples)
