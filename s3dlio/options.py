@@ -113,7 +113,8 @@ class StoreOptions:
         page_cache_mode: What the system is told about reads of ``file://`` (``posix_fadvise``; nothing where
             there is none): ``"sequential"`` (read ahead boldly), ``"random"`` (not at all), ``"normal"``
             (nothing is told), ``"dontneed"`` (forget what was read, for data that is read once), or
-            ``"auto"``: sequential for large reads, random for small ranges. No byte depends on it.
+            ``"auto"``: sequential for large reads, random for small ranges. No byte depends on it. With ``"auto"``
+            and ``"dontneed"`` large checkpoints are written past the page cache, where the file system can do that.
     """
 
     endpoint_url: str | None = None
