@@ -92,7 +92,8 @@ class StoreOptions:
         connect_timeout_s: Seconds to reach the server.
         read_timeout_s: Seconds without a single byte before a read counts as stalled.
         range_timeout_s: Seconds for one request in all.
-        max_attempts: Tries per request, the first included.
+        max_attempts: Tries per request, the first included; at most 3 where there was never a connection and nobody
+            listens.
         retry_base_s: Mean pause before the second try, in seconds; doubles from try to try.
         retry_max_s: Longest pause between two tries, in seconds.
         split: Read large objects in several ranges at once.

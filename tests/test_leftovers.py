@@ -137,8 +137,10 @@ def test_google_is_asked_page_by_page(gcs: GcsServer, monkeypatch: pytest.Monkey
     gcs.set_page_size(2)
     gcs.clear_requests()
     assert s3dlio.abort_uploads(f"{bucket}/p/", older_than_s=0) == sorted(f"{bucket}/{key}" for key in keys[:-1])
-    asked = [request for request in gcs.requests if "uploads=" in request.target]
-    assert len(asked) == 3
+    asked = [request.target for request in gcs.requests if "uploads=" in request.target]
+    assert len([target for target in asked if "encoding-type=url" in target]) == 3
+    # Pages with encoded keys are asked for again, as they are: not all servers tell the truth about that.
+    assert len(asked) == 5
     assert len(s3dlio.abort_uploads(bucket, older_than_s=0)) == 1
 
 
@@ -200,6 +202,26 @@ def test_keys_are_what_they_are_where_the_server_does_not_say_that_it_encodes_th
     assert sorted(s3dlio.abort_uploads("s3://bucket/a b/")) == [f"s3://bucket/{key}" for key in keys]
     assert s3dlio.abort_uploads("s3://bucket/a%20b/") == ["s3://bucket/a%20b/x"]
     assert not shelf.uploads.pending
+
+
+@pytest.mark.parametrize("page_size", [1, 1000])
+def test_keys_are_what_they_are_where_the_server_says_that_it_encodes_them_and_does_not(
+    shelf: FaultOrigin, page_size: int
+) -> None:
+    """As SeaweedFS and LocalStack: decoded, such a key names another object, and its upload would stay for good."""
+    keys = ["a b/100%", "a b/<&>", "a b/a+b c", "a b/per%41cent", "a b/plain", "a b/é漢😀"]
+    for key in keys:
+        begun(shelf, key, DAY_S + 5)
+    shelf.uploads.encodes = False
+    shelf.page_size = page_size
+    assert sorted(s3dlio.abort_uploads("s3://bucket/a b/")) == [f"s3://bucket/{key}" for key in keys]
+    assert not shelf.uploads.pending
+
+
+def test_a_key_that_xml_cannot_carry_is_found_beside_one_that_looks_encoded(shelf: FaultOrigin) -> None:
+    for key in ("bell\a", "per%41cent"):
+        begun(shelf, key, DAY_S + 5)
+    assert sorted(s3dlio.abort_uploads("s3://bucket")) == ["s3://bucket/bell\a", "s3://bucket/per%41cent"]
 
 
 def test_young_uploads_cost_no_request_each(shelf: FaultOrigin) -> None:

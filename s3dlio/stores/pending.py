@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -32,24 +32,37 @@ def pending_uploads(store: RestStore, where: Uri, token: CancellationToken) -> I
 
     Some servers heed no prefix (moto), and MinIO heeds whole keys only: what they list is looked at here too.
     """
-    bucket = where.with_key("")
     folder = where.key if not where.key or where.key.endswith("/") else f"{where.key}/"
 
     def page(cursor: str) -> tuple[list[Pending], str]:
         query = {"uploads": "", "prefix": where.key, **dict(urllib.parse.parse_qsl(cursor))}
-        answer = store.ask("GET", bucket, {**query, "encoding-type": "url"}, {}, token, operation=_OPERATION)
-        if xml.may_be_encoded(answer.body):  # Ceph's are, and it does not say so; unasked, it writes them as they are
-            answer = store.ask("GET", bucket, query, {}, token, operation=_OPERATION)
-        with _explained(where):
-            uploads, after = xml.parse_uploads(answer.body)
+        head, uploads, after = _page(store, where, query, token)
         return [
-            Pending(key, name, begun, None if begun is None else _age_s(answer.head, begun))
+            Pending(key, name, begun, None if begun is None else _age_s(head, begun))
             for key, name, begun in uploads
             if key == where.key or key.startswith(folder)
         ], urllib.parse.urlencode(after)
 
     for found in following(where, page):
         yield from found
+
+
+def _page(
+    store: RestStore, where: Uri, query: Mapping[str, str], token: CancellationToken
+) -> tuple[Head, list[xml.Begun], dict[str, str]]:
+    """Return a page of uploads under their keys as they are, and what to ask the next page with.
+
+    Encoded keys are asked for, since XML cannot carry all characters. But Ceph does not say that it has encoded them,
+    and SeaweedFS and LocalStack say it and have not. Unasked, all of them write keys as they are.
+    """
+    bucket = where.with_key("")
+    answer = store.ask("GET", bucket, {**query, "encoding-type": "url"}, {}, token, operation=_OPERATION)
+    if xml.may_be_encoded(answer.body):
+        plain = store.ask("GET", bucket, query, {}, token, operation=_OPERATION)
+        with contextlib.suppress(ProtocolError):  # else a key has such a character, and the first answer is better
+            return plain.head, *xml.parse_uploads(plain.body)
+    with _explained(where):
+        return answer.head, *xml.parse_uploads(answer.body)
 
 
 def abandon_upload(store: RestStore, where: Uri, upload: Pending, idle_s: float, token: CancellationToken) -> bool:

@@ -7,6 +7,7 @@ parser underneath) bounds entity expansion itself; the answer's size is bounded 
 from __future__ import annotations
 
 import base64
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from s3dlio.wire.refusals import Fault
 
 _NOWHERE = "a listing says that it goes on, and not where"
 _MOST_DIGITS = 20  # of a size: no object is larger
+_MAYBE_ENCODED = re.compile(rb"<(?:Key|NextKeyMarker)>[^<%+]*[%+]")
 
 
 class Page(NamedTuple):
@@ -190,11 +192,15 @@ def upload_id(body: bytes) -> str:
 
 
 def may_be_encoded(body: bytes) -> bool:
-    """Tell whether keys on a page could be encoded or could just look so: the page does not say which."""
-    return b"%" in body and b"<EncodingType>" not in body
+    """Tell whether keys on a page could be encoded or could just look so: what the page says of that is not reliable."""
+    return _MAYBE_ENCODED.search(body) is not None
 
 
-def parse_uploads(body: bytes) -> tuple[list[tuple[str, str, datetime | None]], dict[str, str]]:
+#: An upload that is pending: its key, its id, and when it was begun.
+Begun = tuple[str, str, datetime | None]
+
+
+def parse_uploads(body: bytes) -> tuple[list[Begun], dict[str, str]]:
     """Parse a page of uploads that are pending: key, id and beginning of each, and what to ask the next page with.
 
     Raises:

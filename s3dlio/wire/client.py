@@ -64,6 +64,8 @@ class Client:
         self._idle = PerProcess(_Idle, _Idle.close)
         #: The last whole object was small and came plainly: a sweep is worth trying.
         self.usual = True
+        #: There has been a connection: where nobody listens any more, somebody soon will again.
+        self.has_connected = False
 
     def open(
         self, request: bytes, token: CancellationToken, *, body: Sequence[memoryview] = (), method: str = "GET"
@@ -200,6 +202,7 @@ class Client:
         except BaseException:
             self.drop(connection, token)
             raise
+        self.has_connected = True
         return connection
 
     def _reach(self, host: str, port: int, token: CancellationToken) -> Connection:

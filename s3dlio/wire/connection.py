@@ -140,8 +140,9 @@ class Connection(Channel):
         if head.status < 300:
             msg = f"response {head.status} tells neither its length nor chunks; a cut could not be seen"
             raise ProtocolError(msg)
-        head.keep_alive = False  # a refusal: the status says enough, what follows is not waited for
-        return 0
+        # A refusal: the status says enough. What came along is read, what may follow is not waited for.
+        head.keep_alive = False
+        return self._end - self._begin
 
     def _receive_head(self) -> bytes:
         searched = self._begin

@@ -12,6 +12,9 @@ from typing import Any
 
 from s3dlio.errors import OptionError
 
+#: How OpenSSL calls an answer that is not TLS: before 3.2, and since.
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
+
 
 class SecuredSocket(ssl.SSLSocket):
     """A TLS socket that is closed if the connection is lost before TLS is spoken.
@@ -59,6 +62,11 @@ def is_nothing_yet(error: OSError) -> bool:
 def is_end(error: BaseException) -> bool:
     """Tell whether the far side has ended TLS, as it does when it closes an idle connection."""
     return isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+
+
+def is_plain(error: BaseException) -> bool:
+    """Tell whether the far side has answered the first words of TLS with something else, such as plain HTTP."""
+    return isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS
 
 
 def is_mistrust(error: BaseException) -> bool:

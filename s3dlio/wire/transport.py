@@ -41,7 +41,8 @@ Headers = Mapping[str, str]
 _MAX_ERROR_BYTES = 64 * 1024
 #: A listing page of 1,000 keys of 1,024 characters, each escaped to its longest, is below 8 MB.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-#: A name that does not resolve or a port nobody listens on is rarely cured by waiting long.
+#: A name that does not resolve, a port nobody listens on or that does not speak TLS: rarely cured by waiting long,
+#: unless there has been a connection before. Then the server is being started again, which takes seconds.
 _UNREACHABLE_TRIES = 3
 
 
@@ -253,8 +254,9 @@ class Transport:
         if isinstance(error, StoreError) and not isinstance(error, ProtocolError):
             error.concern(call.uri, call.operation)  # the search for credentials does not know what they are for
             raise error
-        unreachable = isinstance(error, (ConnectionRefusedError, socket.gaierror))
-        limit = min(_UNREACHABLE_TRIES, self.policy.max_attempts) if unreachable else self.policy.max_attempts
+        limit = self.policy.max_attempts
+        if not self.client.has_connected and (_is_unreachable(error) or _is_plain(error)):
+            limit = min(_UNREACHABLE_TRIES, limit)
         if number >= limit or _is_mistrust(error):
             raise self._broken(call, number, error) from error
         _log.debug("%s %s: %s; try %d failed", call.operation, call.uri, error, number)
@@ -271,7 +273,9 @@ class Transport:
             message = f"{server}: the certificate cannot be verified ({why}); set ca_bundle"
         elif isinstance(error, TimeoutError):
             kind = StoreTimeoutError
-        elif isinstance(error, (ConnectionRefusedError, socket.gaierror)):
+        elif _is_plain(error) and not self.client.has_connected:
+            message += "; the server does not speak TLS on this port: write http://, or name the port that does"
+        elif _is_unreachable(error):
             message = f"cannot reach {server}: {error}{tried}; check the endpoint and the network"
         return kind(message, uri=str(call.uri), operation=call.operation)
 
@@ -411,6 +415,16 @@ class Landing:
     def _behind_the_end(self, size: int) -> NoReturn:
         msg = f"offset {self.start} lies behind the end of the object ({size} bytes)"
         raise RangeError(msg, uri=str(self.call.uri), operation=self.call.operation)
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    return isinstance(error, (ConnectionRefusedError, socket.gaierror))
+
+
+def _is_plain(error: BaseException) -> bool:
+    from s3dlio.wire.secured import is_plain  # noqa: PLC0415 - as below
+
+    return is_plain(error)
 
 
 def _is_mistrust(error: BaseException) -> bool:

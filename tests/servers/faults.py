@@ -108,6 +108,7 @@ class FaultOrigin(Shelf):
     Args:
         objects: The bodies by path, such as ``/bucket/key``; see `Shelf` for what else tests can set.
         ssl_context: Makes the origin speak TLS.
+        port: Where to listen, for an origin that takes another's place; 0: wherever there is room.
 
     Attributes:
         requests: The requests so far, in the order of their arrival.
@@ -115,7 +116,11 @@ class FaultOrigin(Shelf):
     """
 
     def __init__(
-        self, objects: Mapping[str, bytes] | None = None, *, ssl_context: ssl.SSLContext | None = None
+        self,
+        objects: Mapping[str, bytes] | None = None,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        port: int = 0,
     ) -> None:
         super().__init__()
         self.objects.update(objects or {})
@@ -128,7 +133,7 @@ class FaultOrigin(Shelf):
         self._plan_lock = threading.Lock()
         self._ssl_context = ssl_context
         self._accepted: list[Connection] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
         self._listener.settimeout(_ACCEPT_POLL_S)
         self._acceptor = threading.Thread(target=self._accept, name="origin", daemon=True)
         self._acceptor.start()

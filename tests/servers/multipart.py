@@ -35,6 +35,9 @@ class RefusedError(Exception):
         self.code = code
 
 
+_ENCODED = b"<EncodingType>url</EncodingType>"
+
+
 @dataclass(frozen=True)
 class StoredPart:
     """A part of an object that is not complete."""
@@ -91,12 +94,14 @@ class Uploads:
         pending: What was begun and neither completed nor aborted, by id.
         least_part_bytes: The least bytes of every part but the last.
         says_encoding: Listings whose keys are encoded say so. Ceph's gateway does not.
+        encodes: Listings encode keys when they are asked to. SeaweedFS and LocalStack just say so.
     """
 
     def __init__(self) -> None:
         self.pending: dict[str, Pending] = {}
         self.least_part_bytes = 5 * 1024**2
         self.says_encoding = True
+        self.encodes = True
         self._begun = 0
 
     def begin(self, path: str, headers: Mapping[str, str]) -> str:
@@ -142,8 +147,11 @@ class Uploads:
             for name, upload in self.pending.items()
             if upload.path.startswith(start)
         ]
+        if query.get("encoding-type") == "url" and not self.encodes:
+            body = uploads_xml(rows, {**query, "encoding-type": ""}, page_size)
+            return body.replace(b"<Upload>", _ENCODED + b"<Upload>", 1)
         body = uploads_xml(rows, query, page_size)
-        return body if self.says_encoding else body.replace(b"<EncodingType>url</EncodingType>", b"")
+        return body if self.says_encoding else body.replace(_ENCODED, b"")
 
     def parts(self, name: str, query: Mapping[str, str], page_size: int) -> bytes:
         """Returns the body of the answer to a request for the parts of an upload."""
