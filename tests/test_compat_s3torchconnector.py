@@ -218,7 +218,7 @@ def test_a_client_does_what_its_verbs_say(prefix: str) -> None:
     with pytest.raises(FileNotFoundError):
         client.head_object(where.container, f"{where.key}new")
     with pytest.raises(ValueError, match="storage_class"):
-        client.put_object(where.container, "x", storage_class="GLACIER")
+        client.put_object(where.container, "x", storage_class="in line\r\n")
 
 
 def test_a_copy_is_made_by_the_server_and_keeps_what_is_said_of_the_object(
@@ -236,6 +236,22 @@ def test_a_copy_is_made_by_the_server_and_keeps_what_is_said_of_the_object(
     where = parse("s3://connector-copies/deep/er")
     copied = open_store(where).head(where, CancellationToken())
     assert (copied.size, copied.content_type, copied.metadata) == (4, "text/x-spam", {"eggs": "two"})
+
+
+@pytest.mark.parametrize("length", [4, 6 << 20])
+def test_an_object_is_written_in_the_storage_class_that_is_asked_for(
+    length: int, moto: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in moto.env.items():
+        monkeypatch.setenv(name, value)
+    if "s3://connector-classes" not in s3dlio.list_containers():
+        s3dlio.create_bucket("connector-classes")
+    client = S3Client("us-east-1", s3client_config=S3ClientConfig(part_size=5 << 20))
+    for key, storage_class in (("cold", "STANDARD_IA"), ("plain", None)):
+        with client.put_object("connector-classes", key, storage_class=storage_class) as writer:
+            writer.write(bytes(length))
+        assert client.head_object("connector-classes", key).storage_class == storage_class
+        assert s3dlio.get(f"s3://connector-classes/{key}") == bytes(length)
 
 
 class _Named(NamedTuple):

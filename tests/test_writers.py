@@ -275,6 +275,7 @@ def test_options_and_their_builders() -> None:
         "content_type": "text/plain",
         "metadata": {"a": "b"},
         "overwrite": False,
+        "storage_class": "STANDARD_IA",
     }
     built = (
         s3dlio.PyWriterOptions()
@@ -284,6 +285,7 @@ def test_options_and_their_builders() -> None:
         .with_content_type("text/plain")
         .with_metadata({"a": "b"})
         .with_overwrite(False)
+        .with_storage_class("STANDARD_IA")
     )
     assert built == WriterOptions(**given)
     assert {name: getattr(built, name) for name in given} == given
@@ -310,6 +312,8 @@ def test_options_and_their_builders() -> None:
         ({"compression": "gzip", "compression_level": 2.5}, "whole number"),
         ({"buffer_capacity": 0}, "at least 1"),
         ({"max_in_flight": True}, "at least 1"),
+        ({"storage_class": "IA\r\nx-amz-acl: public-read"}, "STANDARD_IA"),
+        ({"storage_class": None}, "STANDARD_IA"),
     ],
 )
 def test_wrong_options_say_what_is_right(options: dict[str, Any], hint: str) -> None:

@@ -190,14 +190,17 @@ class S3Client:
     def put_object(self, bucket: str, key: str, storage_class: str | None = None) -> S3Writer:
         """Return a writer of an object.
 
+        Args:
+            bucket: The bucket.
+            key: The key in it.
+            storage_class: Such as ``STANDARD_IA``; default: the bucket's.
+
         Raises:
-            OptionError: A storage class is asked for: objects are written in the bucket's default one.
+            OptionError: ``storage_class`` cannot be a name.
         """
-        if storage_class is not None:
-            msg = "storage_class cannot be chosen here; set it by the bucket's lifecycle rules"
-            raise OptionError(msg)
+        how = WriterOptions(compression="none", storage_class=storage_class or "")
         where = parse_object(str(self._uri(bucket, key)), "put_object")
-        return S3Writer(Upload(self._verbs.create_writer(str(where), WriterOptions(compression="none"))))
+        return S3Writer(Upload(self._verbs.create_writer(str(where), how)))
 
     def list_objects(
         self, bucket: str, prefix: str = "", delimiter: str = "", max_keys: int = _PAGE
