@@ -253,6 +253,16 @@ def test_readers_of_checkpoints_pickle_as_what_they_are() -> None:
     assert repr(again) == "SequentialS3Reader('memory://travels/file')"
 
 
+@pytest.mark.parametrize(("gap", "items"), [(-1, []), ("1", []), (None, []), (0, [(-1, 10)]), (0, [(0, 5), (10, 5)])])
+def test_items_that_cannot_be_are_refused(gap: Any, items: list[tuple[int, int]]) -> None:
+    ranges = [ItemRange(*item) for item in items]
+    with pytest.raises(ValueError, match="max_gap_size" if gap != 0 else "item"):
+        DCPOptimizedS3Reader("bucket", "key", ranges, lambda: None, lambda start=None, end=None: iter(()), gap)
+    if gap != 0:
+        with pytest.raises(ValueError, match="max_gap_size"):
+            S3ReaderConstructor.dcp_optimized(gap)
+
+
 def test_who_asks_pays_and_nobody_pays_unsigned(origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch) -> None:
     from s3dlio.compat.s3torchconnector import S3ClientConfig
 
