@@ -299,6 +299,8 @@ def test_settings_mean_what_they_say() -> None:
     assert S3ClientConfig(part_size=1000).options(None, None).chunk_size == 65536
     assert S3ClientConfig(part_size=1000).options(None, None).put_part_size == 5 << 20
     assert S3ClientConfig().options(None, None).put_part_size is None
+    in_flight = [S3ClientConfig(part_size=size << 20).options(None, None).put_in_flight for size in (5, 64, 1024)]
+    assert in_flight == [16, 4, 2]  # so many bytes are in memory
     assert S3ClientConfig(requester_pays=True).options(None, None).requester_pays
     assert S3ReaderConstructor.get_reader_type_string(S3ReaderConstructor.range_based(0)) == "range_based"
     assert S3ReaderConstructor.get_reader_type_string(S3ReaderConstructor.dcp_optimized()) == "dcp_optimized"

@@ -20,6 +20,7 @@ from s3dlio.context import current_token
 from s3dlio.errors import OptionError
 from s3dlio.object_store import ObjectStore
 from s3dlio.options import StoreOptions
+from s3dlio.sender import DEFAULT_PART_BYTES, DEFAULT_PARTS_IN_FLIGHT
 from s3dlio.stores import open_store
 from s3dlio.stores.base import Entry, ObjectInfo
 from s3dlio.texts import LEAST_PART_BYTES
@@ -33,6 +34,8 @@ _PAGE = 1000
 _PART = 8 * MIB
 #: Parts of one object that are copied at once.
 _COPIES_AT_ONCE = 8
+#: One part is sent while the next is filled.
+_LEAST_IN_FLIGHT = 2
 #: The least that this library reads at once; s3torchconnector takes any number.
 _LEAST_PART_BYTES = 64 * KIB
 
@@ -71,18 +74,28 @@ class S3ClientConfig:
     def options(self, region: str | None, endpoint: str | None) -> StoreOptions:
         """Return the same by this library's names."""
         part_bytes = max(self.part_size, _LEAST_PART_BYTES)
+        put_bytes, put_in_flight = self._written_in()
         return StoreOptions(
             region=region,
             endpoint_url=endpoint,
             chunk_size=part_bytes,
             min_split_size=part_bytes,
-            put_part_size=None if self.part_size == _PART else max(self.part_size, LEAST_PART_BYTES),
+            put_part_size=put_bytes,
+            put_in_flight=put_in_flight,
             anonymous=self.unsigned,
             requester_pays=self.requester_pays,
             addressing_style="path" if self.force_path_style else "auto",
             max_attempts=self.max_attempts,
             profile=self.profile,
         )
+
+    def _written_in(self) -> tuple[int | None, int | None]:
+        """Return the bytes of written parts, and how many are under way at once: fewer, where they are large."""
+        if self.part_size == _PART:
+            return None, None
+        part_bytes = max(self.part_size, LEAST_PART_BYTES)
+        fit = DEFAULT_PARTS_IN_FLIGHT * DEFAULT_PART_BYTES // part_bytes
+        return part_bytes, min(DEFAULT_PARTS_IN_FLIGHT, max(_LEAST_IN_FLIGHT, fit))
 
 
 class S3ObjectInfo(NamedTuple):
