@@ -105,7 +105,9 @@ class ObjectWriter(WritingBlock):
         given = parse_object(from_path_or_uri(uri), "create_writer")
         codec = codec_of_name(given.key) if options.compression is None else options.compression
         where = given.with_key(packed_name(given.key, codec))
-        put = PutOptions(options.content_type, options.metadata or {}, options.overwrite)
+        put = PutOptions(
+            options.content_type, options.metadata or {}, options.overwrite, storage_class=options.storage_class
+        )
         self._compressor: Compressor | None = None
         if codec != "none":
             self._compressor = compressor(codec, options.compression_level)

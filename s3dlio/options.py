@@ -79,6 +79,8 @@ class StoreOptions:
         secret_access_key: See ``access_key_id``.
         session_token: Third part of temporary S3 credentials.
         anonymous: Send unsigned requests (public buckets).
+        requester_pays: Say with every request to S3 that you, and not the bucket's owner, pay for it. Buckets whose
+            requesters pay refuse those who do not say so.
         addressing_style: ``"path"``, ``"virtual"`` or ``"auto"``: path style with an ``endpoint_url``.
         account: Azure storage account.
         account_key: Azure shared key, base64.
@@ -125,6 +127,7 @@ class StoreOptions:
     secret_access_key: str | None = dataclasses.field(default=None, repr=False)
     session_token: str | None = dataclasses.field(default=None, repr=False)
     anonymous: bool = False
+    requester_pays: bool = False
     addressing_style: str = "auto"
     account: str | None = None
     account_key: str | None = dataclasses.field(default=None, repr=False)
@@ -166,6 +169,8 @@ class StoreOptions:
             value = getattr(self, name)
             hint = suggest(str(value), choices)
             require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}{hint}")
+        paying = self.requester_pays and self.anonymous
+        require(not paying, "requester_pays needs signed requests: somebody must pay; leave anonymous at False")
         url = self.endpoint_url
         fault = url is not None and url_fault(url)
         require(not fault, f"endpoint_url {fault}, not {url!r}")
@@ -231,6 +236,10 @@ def _style(text: str) -> str:
     return text
 
 
+def _payer(text: str) -> bool:
+    return text.strip().lower() == "requester" or read_flag(text)  # the word is GDAL's and S3's own, others say true
+
+
 #: Every variable that the library itself reads, later ones winning over earlier ones. The AWS
 #: credential variables (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ROLE_ARN, ...) are read by botocore.
 #: An option that starts with "gs." belongs to that scheme only.
@@ -241,6 +250,7 @@ ENVIRONMENT: tuple[Variable, ...] = (
     Variable("AWS_ENDPOINT_URL_S3", "s3.endpoint_url", read_url, "S3-compatible server; wins over AWS_ENDPOINT_URL"),
     Variable("AWS_CA_BUNDLE", "s3.ca_bundle", str, "file of certificate authorities for S3"),
     Variable("AWS_SKIP_SIGNATURE", "s3.anonymous", read_flag, "send unsigned S3 requests (public buckets)"),
+    Variable("AWS_REQUEST_PAYER", "s3.requester_pays", _payer, "requester: you pay for what S3 buckets' owners do not"),
     Variable("AZURE_STORAGE_ACCOUNT", "az.account", str, "Azure storage account"),
     Variable("AZURE_STORAGE_ACCOUNT_NAME", "az.account", str, "same, the name that other tools use"),
     Variable("AZURE_STORAGE_KEY", "az.account_key", read_base64, "Azure shared key"),

@@ -5,6 +5,7 @@ Floor 5. Knows names, bounds and builders; must not know writers or stores.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -20,9 +21,12 @@ _DEFAULTS: dict[str, Any] = {
     "content_type": "",
     "metadata": None,
     "overwrite": True,
+    "storage_class": "",
 }
 #: The original's names for some of them.
 _ALIASES = {"chunk_size": "buffer_capacity"}
+#: Storage classes are sent in header fields.
+_CLASS = re.compile(r"[A-Za-z0-9_-]{0,64}")
 _LEAST = {"buffer_capacity": 1, "max_in_flight": 1}
 
 
@@ -44,6 +48,8 @@ class WriterOptions:
         content_type: Media type.
         metadata: Your own names and values (not kept by ``file://``).
         overwrite: ``False`` refuses to replace an object.
+        storage_class: By the backend's own name, such as ``STANDARD_IA`` (S3), ``NEARLINE`` (Google Cloud) or ``Cool`` (Azure's
+            access tier); empty is the bucket's default. Files and ``memory://`` have none.
 
     Raises:
         OptionError: A name is unknown, or a value out of its bounds.
@@ -61,6 +67,7 @@ class WriterOptions:
     content_type: str
     metadata: Mapping[str, str] | None
     overwrite: bool
+    storage_class: str
 
     def __init__(self, **options: Any) -> None:
         given = {_ALIASES.get(name, name): value for name, value in options.items()}
@@ -120,6 +127,10 @@ class WriterOptions:
         """Return a copy that may, or may not, replace an object."""
         return self._with(overwrite=overwrite)
 
+    def with_storage_class(self, storage_class: str) -> Self:
+        """Return a copy with another storage class."""
+        return self._with(storage_class=storage_class)
+
     def __eq__(self, other: object) -> bool:
         """Compare all options."""
         return isinstance(other, WriterOptions) and self.__dict__ == other.__dict__
@@ -135,6 +146,9 @@ class WriterOptions:
 def _check(name: str, value: Any, others: Mapping[str, Any]) -> None:
     if name in _LEAST and (isinstance(value, bool) or not isinstance(value, int) or value < _LEAST[name]):
         msg = f"{name} must be a whole number of at least {_LEAST[name]}, not {value!r}"
+        raise OptionError(msg)
+    if name == "storage_class" and not (isinstance(value, str) and _CLASS.fullmatch(value)):
+        msg = f"storage_class must be a name such as STANDARD_IA, not {value!r}"
         raise OptionError(msg)
     if name == "compression" and value is not None:
         codecs.check(value, others.get("compression_level"))

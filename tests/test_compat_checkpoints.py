@@ -253,24 +253,72 @@ def test_readers_of_checkpoints_pickle_as_what_they_are() -> None:
     assert repr(again) == "SequentialS3Reader('memory://travels/file')"
 
 
-def test_buckets_whose_requesters_pay_are_refused_with_words() -> None:
+@pytest.mark.parametrize(("gap", "items"), [(-1, []), ("1", []), (None, []), (0, [(-1, 10)]), (0, [(0, 5), (10, 5)])])
+def test_items_that_cannot_be_are_refused(gap: Any, items: list[tuple[int, int]]) -> None:
+    ranges = [ItemRange(*item) for item in items]
+    with pytest.raises(ValueError, match="max_gap_size" if gap != 0 else "item"):
+        DCPOptimizedS3Reader("bucket", "key", ranges, lambda: None, lambda start=None, end=None: iter(()), gap)
+    if gap != 0:
+        with pytest.raises(ValueError, match="max_gap_size"):
+            S3ReaderConstructor.dcp_optimized(gap)
+
+
+def test_who_asks_pays_and_nobody_pays_unsigned(origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch) -> None:
     from s3dlio.compat.s3torchconnector import S3ClientConfig
 
     with pytest.raises(ValueError, match="requester_pays"):
         S3ClientConfig(requester_pays=True, unsigned=True)
-    with pytest.raises(ValueError, match="requester_pays"):
-        S3Client("us-east-1", s3client_config=S3ClientConfig(requester_pays=True))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "spam")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "eggs")
+    origin.objects.update({"/bucket/a": b"spam", "/bucket/b": b"eggs"})
+    dataset = S3MapDataset.from_objects(
+        ["s3://bucket/a", "s3://bucket/b"],
+        region="us-east-1",
+        endpoint=origin.endpoint_url,
+        s3client_config=S3ClientConfig(requester_pays=True),
+    )
+    assert dataset[0].read() + b"".join(item.read() for item in dataset.__getitems__([0, 1])) == b"spamspameggs"
+    assert {request.headers["x-amz-request-payer"] for request in origin.requests} == {"requester"}
 
 
-def test_lightning_keeps_checkpoints_by_its_interface(monkeypatch: pytest.MonkeyPatch) -> None:
-    interface = types.ModuleType("lightning.pytorch.plugins.io")
-    interface.CheckpointIO = object  # type: ignore[attr-defined]  # the real one has abstract methods alone
-    for name in ("lightning", "lightning.pytorch", "lightning.pytorch.plugins"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, interface.__name__, interface)
+@pytest.fixture
+def lightning(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """What plays Lightning: the interface of its checkpoints has abstract methods alone."""
+    modules = {
+        name: types.ModuleType(name)
+        for name in ("lightning", "lightning.pytorch", "lightning.pytorch.plugins", "lightning.pytorch.plugins.io")
+    }
+    modules["lightning"].__version__ = "2.6.0"  # type: ignore[attr-defined]
+    modules["lightning.pytorch.plugins.io"].CheckpointIO = object  # type: ignore[attr-defined]
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return modules["lightning"]
+
+
+def _lightning_room(monkeypatch: pytest.MonkeyPatch) -> Any:
     room = importlib.import_module("s3dlio.compat.s3torchconnector.lightning")
     monkeypatch.delitem(sys.modules, room.__name__)
-    keeper = room.S3LightningCheckpoint()
+    return room
+
+
+def test_what_an_old_lightning_saved_is_loaded_as_it_loaded_it(
+    lightning: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = _lightning_room(monkeypatch).S3LightningCheckpoint()
+    keeper.save_checkpoint(
+        {"where": Path("spam")}, "memory://lightning/whole.ckpt"
+    )  # torch allows no Path among weights
+    with pytest.raises(pickle.UnpicklingError):
+        keeper.load_checkpoint("memory://lightning/whole.ckpt")
+    lightning.__version__ = "2.5.6.post1"  # type: ignore[attr-defined]
+    assert keeper.load_checkpoint("memory://lightning/whole.ckpt") == {"where": Path("spam")}
+    with pytest.raises(pickle.UnpicklingError):
+        keeper.load_checkpoint("memory://lightning/whole.ckpt", weights_only=True)
+
+
+@pytest.mark.usefixtures("lightning")
+def test_lightning_keeps_checkpoints_by_its_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = _lightning_room(monkeypatch).S3LightningCheckpoint()
     keeper.save_checkpoint({"weight": torch.ones(3), "step": 2}, "memory://lightning/a.ckpt")
     assert keeper.load_checkpoint("memory://lightning/a.ckpt", weights_only=True)["step"] == 2
     # Lightning hands on what its ModelCheckpoint was given, which fsspec has to know as well.

@@ -9,13 +9,14 @@ import inspect
 import io
 import os
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 import s3dlio
+from s3dlio.cancel import CancellationToken
 from s3dlio.compat.s3torchconnector import (
     S3Checkpoint,
     S3Client,
@@ -28,6 +29,8 @@ from s3dlio.compat.s3torchconnector import (
     S3Writer,
     _BytesViewIO,
 )
+from s3dlio.stores import open_store
+from s3dlio.uri import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
     from s3dlio.testing import S3Server
     from tests.servers.faults import FaultOrigin
+    from tests.servers.moto import MotoServer
 
 _CONTENTS = {f"set/{number:02d}": b"%02d " % number * 50 for number in range(20)}
 
@@ -133,6 +137,7 @@ def test_a_reader_is_a_binary_file(prefix: str) -> None:
             item.seek(-1)
     with pytest.raises(ValueError, match="closed"):
         item.read()
+    assert item.tell() == 4  # where it was
     view = s3dlio.get(f"{prefix}07")
     file = _BytesViewIO(view)
     assert (file.read(3), file.seek(0), file.read(), file.size) == (data[:3], 0, data, len(data))
@@ -213,7 +218,76 @@ def test_a_client_does_what_its_verbs_say(prefix: str) -> None:
     with pytest.raises(FileNotFoundError):
         client.head_object(where.container, f"{where.key}new")
     with pytest.raises(ValueError, match="storage_class"):
-        client.put_object(where.container, "x", storage_class="GLACIER")
+        client.put_object(where.container, "x", storage_class="in line\r\n")
+
+
+def test_a_copy_is_made_by_the_server_and_keeps_what_is_said_of_the_object(
+    moto: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in moto.env.items():
+        monkeypatch.setenv(name, value)
+    if "s3://connector-copies" not in s3dlio.list_containers():
+        s3dlio.create_bucket("connector-copies")
+    s3dlio.put("s3://connector-copies/a b+c", b"spam", content_type="text/x-spam", metadata={"eggs": "two"})
+    client = S3Client("us-east-1")
+    with pytest.raises(FileNotFoundError):
+        client.copy_object("connector-copies", "a", "connector-copies", "d")  # not what begins alike
+    client.copy_object("connector-copies", "a b+c", "connector-copies", "deep/er")
+    where = parse("s3://connector-copies/deep/er")
+    copied = open_store(where).head(where, CancellationToken())
+    assert (copied.size, copied.content_type, copied.metadata) == (4, "text/x-spam", {"eggs": "two"})
+
+
+@pytest.mark.parametrize("length", [4, 6 << 20])
+def test_an_object_is_written_in_the_storage_class_that_is_asked_for(
+    length: int, moto: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in moto.env.items():
+        monkeypatch.setenv(name, value)
+    if "s3://connector-classes" not in s3dlio.list_containers():
+        s3dlio.create_bucket("connector-classes")
+    client = S3Client("us-east-1", s3client_config=S3ClientConfig(part_size=5 << 20))
+    for key, storage_class in (("cold", "STANDARD_IA"), ("plain", None)):
+        with client.put_object("connector-classes", key, storage_class=storage_class) as writer:
+            writer.write(bytes(length))
+        assert client.head_object("connector-classes", key).storage_class == storage_class
+        assert s3dlio.get(f"s3://connector-classes/{key}") == bytes(length)
+
+
+class _Named(NamedTuple):
+    """How users' own functions name an object."""
+
+    bucket: str
+    key: str
+
+
+def _every_third(client: S3Client) -> Iterator[_Named]:
+    for page in client.list_objects("connector", "set/"):
+        yield from (_Named("connector", info.key) for info in page.object_info[::3])
+
+
+class _Labelled(S3MapDataset):
+    """A dataset of a user's own, which is told more."""
+
+    def __init__(self, *settings: Any, label: str = "spam", **more: Any) -> None:
+        super().__init__(*settings, **more)
+        self.label = label
+
+
+def test_users_own_functions_and_classes_find_objects_by_s3torchconnectors_arguments(rclone: S3Server) -> None:
+    with rclone.activate():
+        if "s3://connector" not in s3dlio.list_containers():
+            s3dlio.create_bucket("connector")
+        s3dlio.delete("s3://connector/", recursive=True)
+        s3dlio.put_many([(f"s3://connector/{key}", data) for key, data in _CONTENTS.items()])
+        keys = sorted(_CONTENTS)[::3]
+        some = S3MapDataset(region="us-east-1", get_dataset_objects=_every_third, transform=_name_and_bytes)
+        assert [some[number] for number in range(len(some))] == _WANTED[::3]
+        assert pickle.loads(pickle.dumps(some))[1] == _WANTED[3]
+        own = S3IterableDataset("us-east-1", _every_third, None, _name_and_bytes, None, True)
+        assert list(own) == _WANTED[::3]
+        labelled = _Labelled.from_objects([f"s3://connector/{key}" for key in keys], region="us-east-1")
+        assert (labelled.label, labelled[0].key) == ("spam", keys[0])
 
 
 def test_settings_mean_what_they_say() -> None:
@@ -221,7 +295,13 @@ def test_settings_mean_what_they_say() -> None:
     options = config.options("eu-west-1", "http://127.0.0.1:1")
     assert (options.chunk_size, options.addressing_style, options.max_attempts) == (16 << 20, "path", 3)
     assert (options.profile, options.anonymous, options.region) == ("me", True, "eu-west-1")
+    assert (options.put_part_size, options.requester_pays) == (16 << 20, False)
     assert S3ClientConfig(part_size=1000).options(None, None).chunk_size == 65536
+    assert S3ClientConfig(part_size=1000).options(None, None).put_part_size == 5 << 20
+    assert S3ClientConfig().options(None, None).put_part_size is None
+    in_flight = [S3ClientConfig(part_size=size << 20).options(None, None).put_in_flight for size in (5, 64, 1024)]
+    assert in_flight == [16, 4, 2]  # so many bytes are in memory
+    assert S3ClientConfig(requester_pays=True).options(None, None).requester_pays
     assert S3ReaderConstructor.get_reader_type_string(S3ReaderConstructor.range_based(0)) == "range_based"
     assert S3ReaderConstructor.get_reader_type_string(S3ReaderConstructor.dcp_optimized()) == "dcp_optimized"
     assert S3ReaderConstructor.get_reader_type_string(None) == "sequential"
@@ -241,6 +321,11 @@ def test_settings_mean_what_they_say() -> None:
         (
             S3IterableDataset.from_objects,
             "object_uris region endpoint transform s3client_config enable_sharding reader_constructor",
+        ),
+        (S3MapDataset, "region get_dataset_objects endpoint transform s3client_config reader_constructor"),
+        (
+            S3IterableDataset,
+            "region get_dataset_objects endpoint transform s3client_config enable_sharding reader_constructor",
         ),
         (S3Checkpoint, "region endpoint s3client_config"),
         (S3Client.get_object, "self bucket key object_info reader_constructor"),

@@ -5,6 +5,7 @@ Knows the files and variables that botocore reads, and moto's security token ser
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import sys
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import s3dlio
-from s3dlio import AccessDeniedError, ObjectStore, OptionError, StoreOptions
+from s3dlio import AccessDeniedError, ObjectStore, OptionError, StoreError, StoreOptions
 from s3dlio.stores import credentials, open_store
 from s3dlio.stores.credentials import AwsIdentity
 from s3dlio.stores.s3 import S3Store
 from s3dlio.stores.sigv4 import KeyPair
+from s3dlio.uri import parse
 from tests.contract_base import in_child
 
 if TYPE_CHECKING:
@@ -192,6 +194,36 @@ def test_an_anonymous_request_is_not_signed(by: str, origin: FaultOrigin, monkey
     for request in origin.requests:
         assert "authorization" not in request.headers
         assert "host" in request.headers
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_who_asks_pays_when_told_to(by: str, origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin.objects.update({f"/b/{number}": b"x" * 100 for number in range(40)})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", origin.endpoint_url)
+    if by == "variable":
+        monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
+    keys = {"access_key_id": "spam", "secret_access_key": "eggs"}
+    store = ObjectStore(StoreOptions(requester_pays=by == "option", max_attempts=1, **keys))
+    store.get("s3://b/0")
+    assert store.exists("s3://b/1")
+    assert [data for _, data in store.get_many([f"s3://b/{number}" for number in range(40)])] == [b"x" * 100] * 40
+    for verb in (store.list, store.delete, lambda uri: store.put(uri, b"spam")):
+        with contextlib.suppress(StoreError):
+            verb("s3://b/2")
+    assert {"GET", "HEAD", "PUT", "DELETE"} <= {request.method for request in origin.requests}
+    for request in origin.requests:
+        assert request.headers["x-amz-request-payer"] == "requester"
+        assert "x-amz-request-payer" in request.headers["authorization"]
+    where = parse("s3://b/0")
+    assert "x-amz-request-payer=requester" in open_store(where, store.options).presigned(where, 60)
+
+
+def test_nobody_pays_unless_told_to(origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin.objects["/b/x"] = b"x"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", origin.endpoint_url)
+    store = ObjectStore(StoreOptions(access_key_id="spam", secret_access_key="eggs"))
+    assert store.get_many(["s3://b/x"] * 3)[2][1] == b"x"
+    assert not [request for request in origin.requests if "x-amz-request-payer" in request.headers]
 
 
 # -- how they are kept fresh ----------------------------------------------------------------------------

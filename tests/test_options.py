@@ -30,6 +30,7 @@ _VALUES = {
     "read_part_size": ("8388608", 8_388_608),
     "read_base64": (_KEY, _KEY),
     "_style": ("container", "container"),
+    "_payer": ("requester", True),
 }
 _PROFILE = """
 [profile work]
@@ -78,6 +79,7 @@ def test_a_misspelt_option_is_refused_and_the_nearest_named() -> None:
         ({"endpoint_url": "http://x:port"}, "endpoint_url must be http"),
         ({"access_key_id": "x"}, "belong together"),
         ({"secret_access_key": "x"}, "belong together"),
+        ({"requester_pays": True, "anonymous": True}, "requester_pays needs signed requests"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_name(options: dict[str, Any], named: str) -> None:

@@ -30,6 +30,7 @@ from s3dlio.stores.sigv4 import (
 )
 
 _NOW = 1_700_000_000
+_PAYER = {"x-amz-request-payer": "requester"}
 _KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 _WORDS = st.text("abcXYZ019-_", min_size=1, max_size=12)
 _TOKENS = st.just("") | st.text("abcXYZ019+/=", min_size=1, max_size=40)
@@ -77,11 +78,13 @@ def test_the_signature_is_botocores(
 
 
 @settings(deadline=None)
-@given(key=_KEYS, region=_WORDS, pair=_PAIRS, expires_s=st.integers(1, 604_800))
-def test_an_address_that_is_given_away_is_botocores(key: str, region: str, pair: KeyPair, expires_s: int) -> None:
+@given(key=_KEYS, region=_WORDS, pair=_PAIRS, expires_s=st.integers(1, 604_800), extra=st.sampled_from([{}, _PAYER]))
+def test_an_address_that_is_given_away_is_botocores(
+    key: str, region: str, pair: KeyPair, expires_s: int, extra: dict[str, str]
+) -> None:
     target = Target("GET", "bucket.example.test:9000", f"/base/{quote_key(key)}")
-    query = presigned_query(pair, region, target, expires_s, _NOW)
-    request = AWSRequest(method="GET", url=f"http://{target.host}{target.path}")
+    query = presigned_query(pair, region, target, expires_s, _NOW, extra)
+    request = AWSRequest(method="GET", url=f"http://{target.host}{target.path}", params=dict(extra))
     keys = Credentials(pair.access_key, pair.secret_key, pair.token or None)
     now = dt.datetime.fromtimestamp(_NOW, dt.UTC)
     with mock.patch("botocore.auth.get_current_datetime", return_value=now):
@@ -113,13 +116,14 @@ def test_all_that_is_signed_is_sent() -> None:
 
 
 @settings(deadline=None)
-@given(key=_KEYS, token=_TOKENS, path=st.sampled_from(["", "/bucket", "/base/bucket"]))
-def test_the_quick_signer_makes_the_same_request(key: str, token: str, path: str) -> None:
+@given(key=_KEYS, token=_TOKENS, path=st.sampled_from(["", "/bucket", "/base/bucket"]), extra=_EXTRA)
+def test_the_quick_signer_makes_the_same_request(key: str, token: str, path: str, extra: dict[str, str]) -> None:
     pair = KeyPair("AKIDEXAMPLE", "secret", token)
-    signer = RangeSigner(pair, "eu-west-1", ("h.test:1", path), _NOW, "user-agent: x\r\n")
+    extra = {**{name: " ".join(value.split()) for name, value in extra.items()}, **_PAYER}
+    signer = RangeSigner(pair, "eu-west-1", ("h.test:1", path), _NOW, "user-agent: x\r\n", extra)
     head = signer.request(key, "bytes=5-9").decode("latin-1")
     target = Target("GET", "h.test:1", f"{path}/{quote_key(key)}")
-    lines = signed_headers(pair, "eu-west-1", target, {}, _NOW)
+    lines = signed_headers(pair, "eu-west-1", target, extra, _NOW)
     assert head == f"GET {target.path} HTTP/1.1\r\nuser-agent: x\r\n{lines}range: bytes=5-9\r\n\r\n"
 
 

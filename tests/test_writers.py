@@ -1,7 +1,7 @@
 """Room card: streaming writers by all their names: what they take, what they tell, and that bytes come out as they
 went in, whatever the steps.
 
-In memory, files and moto.  What every backend promises is in `contract_streams`, what goes wrong in
+In memory, files, moto and azurite.  What every backend promises is in `contract_streams`, what goes wrong in
 `test_writer_faults`, compression in `test_compression`.
 """
 
@@ -42,6 +42,7 @@ from s3dlio.errors import CancelledError, ClosedError
 from s3dlio.outflow import Outflow
 from s3dlio.stores import open_store
 from s3dlio.stores.base import PutOptions
+from s3dlio.stores.rest import RestStore
 from s3dlio.uri import parse
 from tests.contract_base import blob, unique
 from tests.patience import PROGRAM_S
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from s3dlio.testing import S3Server
+    from tests.servers.azurite import AzuriteServer
     from tests.servers.moto import MotoServer
 
 MIB = 1024**2
@@ -275,6 +277,7 @@ def test_options_and_their_builders() -> None:
         "content_type": "text/plain",
         "metadata": {"a": "b"},
         "overwrite": False,
+        "storage_class": "STANDARD_IA",
     }
     built = (
         s3dlio.PyWriterOptions()
@@ -284,6 +287,7 @@ def test_options_and_their_builders() -> None:
         .with_content_type("text/plain")
         .with_metadata({"a": "b"})
         .with_overwrite(False)
+        .with_storage_class("STANDARD_IA")
     )
     assert built == WriterOptions(**given)
     assert {name: getattr(built, name) for name in given} == given
@@ -298,6 +302,28 @@ def test_options_and_their_builders() -> None:
     assert built.compression_level == 9
 
 
+@pytest.mark.parametrize("length", [4, 100_000])
+def test_a_blob_is_written_in_the_access_tier_that_is_asked_for(
+    length: int, azurite: AzuriteServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in azurite.env.items():
+        monkeypatch.setenv(name, value)
+    if not s3dlio.exists("az://tiers"):
+        s3dlio.create_bucket("az://tiers")
+    where = parse(f"az://tiers/{unique('t')}")
+    with s3dlio.create_writer(str(where), WriterOptions(storage_class="Cool", buffer_capacity=50_000)) as writer:
+        writer.write(bytes(length))
+    found = open_store(where).head(where, CancellationToken())
+    assert (found.size, found.storage_class) == (length, "Cool")
+
+
+def test_google_cloud_is_told_the_storage_class_by_its_own_field() -> None:
+    store = open_store(parse("gs://b/x"), StoreOptions(anonymous=True))
+    assert isinstance(store, RestStore)
+    assert store.put_headers(PutOptions(storage_class="NEARLINE"))["x-goog-storage-class"] == "NEARLINE"
+    assert "x-goog-storage-class" not in store.put_headers(PutOptions())
+
+
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
@@ -310,6 +336,8 @@ def test_options_and_their_builders() -> None:
         ({"compression": "gzip", "compression_level": 2.5}, "whole number"),
         ({"buffer_capacity": 0}, "at least 1"),
         ({"max_in_flight": True}, "at least 1"),
+        ({"storage_class": "IA\r\nx-amz-acl: public-read"}, "STANDARD_IA"),
+        ({"storage_class": None}, "STANDARD_IA"),
     ],
 )
 def test_wrong_options_say_what_is_right(options: dict[str, Any], hint: str) -> None:

@@ -117,6 +117,7 @@ class PutOptions:
         overwrite: ``False`` refuses, atomically where the backend can, to replace an object.
         durable: ``False`` leaves it to the system when a file reaches the disk.
         bulk: Nobody reads it soon: a file in parts need not pass through the page cache.
+        storage_class: By the backend's own name (Azure: access tier); empty is the bucket's default. Files have none.
     """
 
     content_type: str = ""
@@ -124,6 +125,7 @@ class PutOptions:
     overwrite: bool = True
     durable: bool = True
     bulk: bool = False
+    storage_class: str = ""
 
 
 def bare(etag: str) -> str:

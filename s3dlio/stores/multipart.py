@@ -6,6 +6,7 @@ how one provider signs them.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import re
@@ -64,7 +65,7 @@ class MultipartUpload(Upload):
         self._is_conditional = store.limits.conditional
         self._tags: dict[int, tuple[str, int | None]] = {}
         self._refuse_existing(token)
-        headers = store.put_headers(PutOptions(options.content_type, options.metadata))
+        headers = store.put_headers(dataclasses.replace(options, overwrite=True))  # that is asked for at the end
         headers |= {**begin_headers, "content-length": "0"}
         answer = store.ask("POST", uri, {"uploads": ""}, headers, token)
         self._id = xml.upload_id(answer.body)

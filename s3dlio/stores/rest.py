@@ -87,6 +87,8 @@ class RestStore(Store):
         headers = {"content-type": options.content_type or "application/octet-stream"}
         for name, value in options.metadata.items():
             headers[f"{self.metadata_prefix}{name.lower()}"] = value
+        if options.storage_class:
+            headers[self.class_field] = options.storage_class
         if not options.overwrite:
             headers["if-none-match"] = "*"
         return headers

@@ -14,6 +14,7 @@ import re
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import base64_of
@@ -26,7 +27,16 @@ from s3dlio.stores.credentials import AwsIdentity, AwsSettings, aws_settings
 from s3dlio.stores.multipart import MULTIPART_LIMITS, MultipartUpload
 from s3dlio.stores.pending import abandon_upload, pending_uploads
 from s3dlio.stores.rest import NO_QUERY, RestStore, following, listing, make_transport
-from s3dlio.stores.sigv4 import UNSIGNED, RangeSigner, Target, presigned_query, quote_key, quote_query, signed_headers
+from s3dlio.stores.sigv4 import (
+    NOTHING,
+    UNSIGNED,
+    RangeSigner,
+    Target,
+    presigned_query,
+    quote_key,
+    quote_query,
+    signed_headers,
+)
 from s3dlio.stores.upload import Pending
 from s3dlio.stores.window import Quick
 from s3dlio.uri import Uri
@@ -41,6 +51,9 @@ _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BATCH = 1000  # the most keys one DeleteObjects takes
 #: The header field that says which sum of the body is signed.
 _PAYLOAD_SUM = "x-amz-content-sha256"
+#: What every request says to a bucket whose requesters pay. Source: S3 user guide, "Downloading objects from Requester
+#: Pays buckets".
+_REQUESTER_PAYS: Mapping[str, str] = MappingProxyType({"x-amz-request-payer": "requester"})
 _AGENT = f"user-agent: s3dlio/{VERSION}\r\n"
 
 
@@ -70,6 +83,7 @@ class S3Store(RestStore):
         self._sites: dict[str, Site] = {}
         self._settings: AwsSettings | None = None
         self._transports: dict[str, Transport] = {}
+        self._always = _REQUESTER_PAYS if self.options.requester_pays else NOTHING
 
     # -- addresses --------------------------------------------------------------------------------
 
@@ -161,6 +175,7 @@ class S3Store(RestStore):
         # x-amz-... fields must be signed; ranges and conditions need not be.
         extra = {name: value for name, value in headers.items() if name.startswith("x-")}
         rest = "".join([f"{name}: {value}\r\n" for name, value in headers.items() if name not in extra])
+        extra.update(self._always)
         return f"{line}{rest}{self._authorize(site, target, extra)}\r\n".encode("latin-1")
 
     def _authorize(self, site: Site, target: Target, extra: dict[str, str]) -> str:
@@ -184,7 +199,8 @@ class S3Store(RestStore):
                     target = Target("GET", "", f"/{quote_key(key)}", "")
                     return self._sign(self._site(uri.container), target, {"range": span})
                 here = self._site(uri.container)
-                signer = signed[0] = RangeSigner(pair, here.region, (here.host, here.path), now, _AGENT)
+                signer = RangeSigner(pair, here.region, (here.host, here.path), now, _AGENT, self._always)
+                signed[0] = signer
             return signer.request(key, span)
 
         return site.transport.client, request
@@ -197,7 +213,7 @@ class S3Store(RestStore):
         pair = self._identity.current()
         if pair is None:
             return address
-        return f"{address}?{presigned_query(pair, site.region, target, expires_s, time.time())}"
+        return f"{address}?{presigned_query(pair, site.region, target, expires_s, time.time(), self._always)}"
 
     def _renew(self) -> None:
         self._identity.renew()

@@ -12,11 +12,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import quote
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class KeyPair(NamedTuple):
@@ -103,7 +106,9 @@ def signed_headers(
     )
 
 
-def presigned_query(pair: KeyPair, region: str, target: Target, expires_s: int, now: float) -> str:
+def presigned_query(
+    pair: KeyPair, region: str, target: Target, expires_s: int, now: float, extra: Mapping[str, str] = NOTHING
+) -> str:
     """Return the query of an address that needs no further signature, until it expires.
 
     Args:
@@ -112,6 +117,7 @@ def presigned_query(pair: KeyPair, region: str, target: Target, expires_s: int, 
         target: The request; it has no query of its own.
         expires_s: Seconds that the address is good for.
         now: Seconds since the epoch.
+        extra: Further parameters of the query, names in lower case.
     """
     stamp = _stamp(int(now))
     scope = f"{stamp[:8]}/{region}/s3/aws4_request"
@@ -124,6 +130,7 @@ def presigned_query(pair: KeyPair, region: str, target: Target, expires_s: int, 
     }
     if pair.token:
         fields["X-Amz-Security-Token"] = pair.token
+    fields.update(extra)
     query = quote_query(fields)
     request = f"{target.method}\n{target.path}\n{query}\nhost:{target.host}\n\nhost\n{UNSIGNED}"
     digest = hashlib.sha256(request.encode()).hexdigest()
@@ -141,11 +148,20 @@ class RangeSigner:
         place: The value of ``Host``, and the quoted path that keys are appended to after a slash.
         second: Seconds since the epoch; the caller makes a new signer when it has passed.
         fields: Further header lines, unsigned, each ended by CR LF.
+        extra: Further headers to sign (``x-amz-...``), names in lower case.
     """
 
     __slots__ = ("_after_key", "_before_key", "_inner", "_outer", "_text", "second")
 
-    def __init__(self, pair: KeyPair, region: str, place: tuple[str, str], second: int, fields: str) -> None:
+    def __init__(
+        self,
+        pair: KeyPair,
+        region: str,
+        place: tuple[str, str],
+        second: int,
+        fields: str,
+        extra: Mapping[str, str] = NOTHING,
+    ) -> None:
         host, path = place
         stamp = _stamp(second)
         self.second = second
@@ -153,6 +169,7 @@ class RangeSigner:
         headers = {"host": host, "x-amz-content-sha256": UNSIGNED, "x-amz-date": stamp}
         if pair.token:
             headers["x-amz-security-token"] = pair.token
+        headers = dict(sorted({**headers, **extra}.items()))
         lines = "".join([f"{name}:{value}\n" for name, value in headers.items()])
         signed = ";".join(headers)
         self._before_key = f"{path}/"

@@ -20,13 +20,22 @@ from s3dlio.context import current_token
 from s3dlio.errors import OptionError
 from s3dlio.object_store import ObjectStore
 from s3dlio.options import StoreOptions
-from s3dlio.remote import RemoteObject
+from s3dlio.sender import DEFAULT_PART_BYTES, DEFAULT_PARTS_IN_FLIGHT
 from s3dlio.stores import open_store
 from s3dlio.stores.base import Entry, ObjectInfo
+from s3dlio.texts import LEAST_PART_BYTES
+from s3dlio.transfer.carry import Carrier
+from s3dlio.transfer.plan import Move
 from s3dlio.uri import PATH_SCHEMES, Uri, parse_object
 from s3dlio.writer_options import WriterOptions
 
 _PAGE = 1000
+#: s3torchconnector's.
+_PART = 8 * MIB
+#: Parts of one object that are copied at once.
+_COPIES_AT_ONCE = 8
+#: One part is sent while the next is filled.
+_LEAST_IN_FLIGHT = 2
 #: The least that this library reads at once; s3torchconnector takes any number.
 _LEAST_PART_BYTES = 64 * KIB
 
@@ -37,19 +46,20 @@ class S3ClientConfig:
 
     Attributes:
         throughput_target_gbps: Taken, and without effect: how much is in flight follows what the server shows.
-        part_size: Bytes of the parts in which large objects are read, at least 64 KiB: less is taken as that.
+        part_size: Bytes of the parts in which large objects are read, at least 64 KiB, and written, at least 5 MiB: less
+            is taken as that. Left at 8 MiB, what is written goes in larger parts (16 MiB).
         unsigned: Send unsigned requests (public buckets).
         force_path_style: Name the bucket in the path, not in the host's name.
         max_attempts: Tries per request.
         profile: Name of an AWS profile.
-        requester_pays: Not supported: buckets whose requesters pay cannot be read.
+        requester_pays: Pay for the requests to buckets whose owners do not.
 
     Raises:
         OptionError: Requests are to be unsigned, and to be paid for.
     """
 
     throughput_target_gbps: float = 10.0
-    part_size: int = 8 * MIB
+    part_size: int = _PART
     unsigned: bool = False
     force_path_style: bool = False
     max_attempts: int = 10
@@ -62,25 +72,30 @@ class S3ClientConfig:
             raise OptionError(msg)
 
     def options(self, region: str | None, endpoint: str | None) -> StoreOptions:
-        """Return the same by this library's names.
-
-        Raises:
-            OptionError: The requester is to pay.
-        """
-        if self.requester_pays:
-            msg = "buckets whose requesters pay are not supported; leave requester_pays at False"
-            raise OptionError(msg)
+        """Return the same by this library's names."""
         part_bytes = max(self.part_size, _LEAST_PART_BYTES)
+        put_bytes, put_in_flight = self._written_in()
         return StoreOptions(
             region=region,
             endpoint_url=endpoint,
             chunk_size=part_bytes,
             min_split_size=part_bytes,
+            put_part_size=put_bytes,
+            put_in_flight=put_in_flight,
             anonymous=self.unsigned,
+            requester_pays=self.requester_pays,
             addressing_style="path" if self.force_path_style else "auto",
             max_attempts=self.max_attempts,
             profile=self.profile,
         )
+
+    def _written_in(self) -> tuple[int | None, int | None]:
+        """Return the bytes of written parts, and how many are under way at once: fewer, where they are large."""
+        if self.part_size == _PART:
+            return None, None
+        part_bytes = max(self.part_size, LEAST_PART_BYTES)
+        fit = DEFAULT_PARTS_IN_FLIGHT * DEFAULT_PART_BYTES // part_bytes
+        return part_bytes, min(DEFAULT_PARTS_IN_FLIGHT, max(_LEAST_IN_FLIGHT, fit))
 
 
 class S3ObjectInfo(NamedTuple):
@@ -188,14 +203,17 @@ class S3Client:
     def put_object(self, bucket: str, key: str, storage_class: str | None = None) -> S3Writer:
         """Return a writer of an object.
 
+        Args:
+            bucket: The bucket.
+            key: The key in it.
+            storage_class: Such as ``STANDARD_IA``; default: the bucket's.
+
         Raises:
-            OptionError: A storage class is asked for: objects are written in the bucket's default one.
+            OptionError: ``storage_class`` cannot be a name.
         """
-        if storage_class is not None:
-            msg = "storage_class cannot be chosen here; set it by the bucket's lifecycle rules"
-            raise OptionError(msg)
+        how = WriterOptions(compression="none", storage_class=storage_class or "")
         where = parse_object(str(self._uri(bucket, key)), "put_object")
-        return S3Writer(Upload(self._verbs.create_writer(str(where), WriterOptions(compression="none"))))
+        return S3Writer(Upload(self._verbs.create_writer(str(where), how)))
 
     def list_objects(
         self, bucket: str, prefix: str = "", delimiter: str = "", max_keys: int = _PAGE
@@ -230,11 +248,22 @@ class S3Client:
         self._verbs.delete(str(self._uri(bucket, key)))
 
     def copy_object(self, src_bucket: str, src_key: str, dst_bucket: str, dst_key: str) -> None:
-        """Copy an object, through this machine."""
-        source = self._uri(src_bucket, src_key)
-        with self.put_object(dst_bucket, dst_key) as target:
-            for piece in RemoteObject(open_store(source, self.options), source, token=current_token()).chunks():
-                target.write(piece)
+        """Copy an object with its media type and metadata; where the server can, no byte of it comes here.
+
+        Raises:
+            NotFoundError: There is no such object.
+            StoreError: It cannot be copied; what was at the destination is still there.
+        """
+        source, target = self._uri(src_bucket, src_key), self._uri(dst_bucket, dst_key)
+        store, token = open_store(source, self.options), current_token()
+        info = store.head(source, token)
+        move = Move(source, target, info.size, info.etag.strip('"'))
+        with store.lane(token) as read:
+            Carrier(lambda _where: store, _COPIES_AT_ONCE, _count_nothing).carry(move, read, token)
+
+
+def _count_nothing(_length: int) -> None:
+    pass
 
 
 def _itself(info: S3ObjectInfo | HeadObjectResult) -> S3ObjectInfo | HeadObjectResult:

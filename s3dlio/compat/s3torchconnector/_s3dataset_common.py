@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from s3dlio import listing
 from s3dlio.buffers import BytesView
@@ -25,7 +25,19 @@ from s3dlio.uri import Uri, from_path_or_uri, parse, parse_object
 
 Transform = Callable[[S3Reader], Any]
 #: Finds the objects, by a client.
-Finder = Callable[[S3Client], Catalog]
+Finder = Callable[[S3Client], Catalog | Iterable["BucketAndKey"]]
+
+
+class BucketAndKey(Protocol):
+    """What users' own functions name an object by."""
+
+    @property
+    def bucket(self) -> str:
+        """The bucket."""
+
+    @property
+    def key(self) -> str:
+        """The key in the bucket."""
 
 
 def identity(reader: S3Reader) -> S3Reader:
@@ -47,8 +59,8 @@ class Objects:
     """What both datasets share: objects, which are found when they are first needed, and how they become samples.
 
     Args:
-        find: Finds the objects.
         region: S3 region; default: the environment's.
+        get_dataset_objects: Finds the objects, by a client: each has a ``bucket`` and a ``key``.
         endpoint: Of an S3-compatible server.
         transform: Called with each object's reader.
         s3client_config: How to reach them.
@@ -62,10 +74,9 @@ class Objects:
 
     def __init__(
         self,
-        find: Finder,
-        region: str | None = None,
+        region: str | None,
+        get_dataset_objects: Finder,
         endpoint: str | None = None,
-        *,
         transform: Transform = identity,
         s3client_config: S3ClientConfig | None = None,
         reader_constructor: S3ReaderConstructorProtocol | None = None,
@@ -76,7 +87,7 @@ class Objects:
             raise OptionError(msg)
         self.region = region
         self.endpoint = endpoint
-        self._find = find
+        self._get_dataset_objects = get_dataset_objects
         self._transform = transform
         self._s3client_config = s3client_config
         self._reader_constructor = reader_constructor or S3ReaderConstructor.default()
@@ -96,7 +107,9 @@ class Objects:
 
     def _objects(self) -> Catalog:
         if self._catalog is None:
-            self._catalog = self._find(self._get_client())
+            client = self._get_client()
+            found = self._get_dataset_objects(client)
+            self._catalog = found if isinstance(found, Catalog) else _catalog_of(found, client)
         return self._catalog
 
     def __getstate__(self) -> dict[str, Any]:
@@ -131,6 +144,11 @@ class Objects:
             return [self._sample(where) for where in places]
         views = self._fetcher().read_whole(places)
         return [self._sample(where, view) for where, view in zip(places, views, strict=True)]
+
+
+def _catalog_of(found: Iterable[BucketAndKey], client: S3Client) -> Catalog:
+    names = [(each.bucket, each.key) for each in found]
+    return Catalog.of_names(client.scheme, names, [-1] * len(names))
 
 
 def named(object_uris: str | Iterable[str]) -> Finder:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
+from packaging.version import Version
 
 from s3dlio.compat.s3torchconnector._s3client import S3Client, S3ClientConfig
 from s3dlio.compat.s3torchconnector._user_agent import UserAgent
 from s3dlio.errors import OptionError
 from s3dlio.uri import Uri, parse_object
 
+#: The first Lightning that leaves the choice to torch, and lets users choose.
+_ASKS_FOR_WEIGHTS_ONLY = Version("2.6.0")
 #: What stands before a scheme where fsspec is to find this library.
 _FSSPEC_PREFIX = "s3dlio+"
 
@@ -35,7 +39,7 @@ class S3LightningCheckpoint(CheckpointIO):
         self, region: str | None = None, s3client_config: S3ClientConfig | None = None, endpoint: str | None = None
     ) -> None:
         self.region = region
-        agent = UserAgent(["lightning"])
+        agent = UserAgent(["lightning", lightning.__version__])
         self._client = S3Client(region, endpoint=endpoint, user_agent=agent, s3client_config=s3client_config)
 
     def _at(self, path: object) -> tuple[S3Client, Uri]:
@@ -66,8 +70,11 @@ class S3LightningCheckpoint(CheckpointIO):
         Args:
             path: The checkpoint's URI.
             map_location: As in ``torch.load``.
-            weights_only: As in ``torch.load``; ``None`` is torch's default.
+            weights_only: As in ``torch.load``; ``None`` is torch's default, or, with Lightning before 2.6, which has no
+                such argument and saves whole objects, ``False``: load only what you trust.
         """
+        if weights_only is None and Version(lightning.__version__) < _ASKS_FOR_WEIGHTS_ONLY:
+            weights_only = False
         client, where = self._at(path)
         with client.get_object(where.container, where.key) as reader:
             loaded: dict[str, Any] = torch.load(reader, map_location, weights_only=weights_only)  # type: ignore[arg-type]

@@ -26,8 +26,17 @@ class S3IterableDataset(Objects, IterableDataset[Any]):
 
     _sort = "iterable"
 
-    def __init__(self, find: Finder, *settings: Any, enable_sharding: bool = False, **more: Any) -> None:
-        super().__init__(find, *settings, **more)
+    def __init__(  # noqa: PLR0913, PLR0917 - s3torchconnector's
+        self,
+        region: str | None,
+        get_dataset_objects: Finder,
+        endpoint: str | None = None,
+        transform: Transform = identity,
+        s3client_config: S3ClientConfig | None = None,
+        enable_sharding: bool = False,  # noqa: FBT001, FBT002 - s3torchconnector's
+        reader_constructor: S3ReaderConstructorProtocol | None = None,
+    ) -> None:
+        super().__init__(region, get_dataset_objects, endpoint, transform, s3client_config, reader_constructor)
         self._enable_sharding = enable_sharding
         self._rank = rank()
 
@@ -55,7 +64,7 @@ class S3IterableDataset(Objects, IterableDataset[Any]):
             reader_constructor: How to read them: see :class:`S3ReaderConstructor`.
         """
         return cls(
-            named(object_uris), region, endpoint, transform=transform, s3client_config=s3client_config,
+            region, named(object_uris), endpoint, transform=transform, s3client_config=s3client_config,
             reader_constructor=reader_constructor, enable_sharding=enable_sharding,
         )  # fmt: skip
 
@@ -76,7 +85,7 @@ class S3IterableDataset(Objects, IterableDataset[Any]):
         See :meth:`from_objects`. What cannot be listed raises then.
         """
         return cls(
-            listed(s3_uri), region, endpoint, transform=transform, s3client_config=s3client_config,
+            region, listed(s3_uri), endpoint, transform=transform, s3client_config=s3client_config,
             reader_constructor=reader_constructor, enable_sharding=enable_sharding,
         )  # fmt: skip
 

@@ -45,7 +45,7 @@ class S3MapDataset(Objects, Dataset[Any]):
             reader_constructor: How to read them: see :class:`S3ReaderConstructor`.
         """
         return cls(
-            named(object_uris), region, endpoint,
+            region, named(object_uris), endpoint,
             transform=transform, s3client_config=s3client_config, reader_constructor=reader_constructor,
         )  # fmt: skip
 
@@ -65,7 +65,7 @@ class S3MapDataset(Objects, Dataset[Any]):
         See :meth:`from_objects`. What cannot be listed raises then.
         """
         return cls(
-            listed(s3_uri), region, endpoint,
+            region, listed(s3_uri), endpoint,
             transform=transform, s3client_config=s3client_config, reader_constructor=reader_constructor,
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from s3dlio.compat.s3torchconnector.s3reader.dcp_optimized import (
     DEFAULT_MAX_GAP_SIZE,
     DCPOptimizedS3Reader,
     ItemRange,
+    check_gap,
 )
 from s3dlio.compat.s3torchconnector.s3reader.s3reader import (
     GetStreamCallable,
@@ -50,10 +51,7 @@ class DCPOptimizedConstructor:
     """
 
     def __init__(self, max_gap_size: float = DEFAULT_MAX_GAP_SIZE) -> None:
-        given: object = max_gap_size
-        if not isinstance(given, int | float) or given < 0:
-            msg = f"max_gap_size must be non-negative, not {max_gap_size!r}"
-            raise OptionError(msg)
+        check_gap(max_gap_size)
         self._max_gap_size = max_gap_size
         self._item_ranges_by_file: dict[str, list[ItemRange]] = {}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from s3dlio.buffers import MIB, writable_bytes
 from s3dlio.compat.s3torchconnector.s3reader.s3reader import GetStreamCallable, S3Reader, check_integers
+from s3dlio.errors import OptionError
 from s3dlio.range_file import Source
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class DCPOptimizedS3Reader(S3Reader):
         get_object_info: As there.
         get_stream: As there.
         max_gap_size: Most bytes between two items that are read at once.
+
+    Raises:
+        OptionError: ``max_gap_size`` is negative, or no number; or an item ends before it begins, or begins before its file.
     """
 
     def __init__(
@@ -54,8 +58,13 @@ class DCPOptimizedS3Reader(S3Reader):
         max_gap_size: float = DEFAULT_MAX_GAP_SIZE,
     ) -> None:
         super().__init__(bucket, key, get_object_info, get_stream)
+        check_gap(max_gap_size)
         self._max_gap_size = max_gap_size
         self._item_ranges = sorted(item_ranges)
+        for start, end in self._item_ranges:
+            if not 0 <= start <= end:
+                msg = f"an item cannot be the bytes from {start} to {end}"
+                raise OptionError(msg, uri=self.uri, operation="open")
         self._groups = _grouped(self._item_ranges, max_gap_size)
         self._group: tuple[ItemRange, memoryview] = ItemRange(0, 0), memoryview(b"")
         self._items: Source | None = None
@@ -108,6 +117,17 @@ class DCPOptimizedS3Reader(S3Reader):
 
     def _arguments(self) -> tuple[Any, ...]:
         return self._bucket, self._key, self._item_ranges, self._get_object_info, self._get_stream, self._max_gap_size
+
+
+def check_gap(max_gap_size: object) -> None:
+    """Check the most bytes between two items that are read at once.
+
+    Raises:
+        OptionError: It is negative, or no number.
+    """
+    if not isinstance(max_gap_size, int | float) or not max_gap_size >= 0:
+        msg = f"max_gap_size must be non-negative, not {max_gap_size!r}"
+        raise OptionError(msg)
 
 
 def _grouped(ranges: Sequence[ItemRange], max_gap: float) -> list[ItemRange]:

@@ -111,6 +111,7 @@ class S3Reader(io.BufferedIOBase):
         self._get_stream = get_stream
         self._data: BytesView | None = None
         self._opened: RangeFile | None = None
+        self._left_at = 0
 
     @property
     def bucket(self) -> str:
@@ -218,8 +219,8 @@ class S3Reader(io.BufferedIOBase):
         return file.seek(min(file.seek(offset, whence), file.size))
 
     def tell(self) -> int:
-        """Return the place of the next read."""
-        return self._opened.tell() if self._opened and not self.closed else 0
+        """Return the place of the next read; of a closed reader, where it was."""
+        return self._opened.tell() if self._opened and not self.closed else self._left_at
 
     def readable(self) -> bool:
         """Tell that it can be read."""
@@ -236,6 +237,7 @@ class S3Reader(io.BufferedIOBase):
     def close(self) -> None:
         """Let go of what was read."""
         self._data = None
+        self._left_at = self.tell()
         if self._opened is not None:
             self._opened.close()
         super().close()
