@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from fsspec.caching import caches
 
+from s3dlio.binary_file import BinaryFile
 from s3dlio.buffers import KIB
 from s3dlio.errors import ClosedError, ObjectChangedError, OptionError, suggest
 from s3dlio.object_writer import ObjectWriter
@@ -149,7 +150,7 @@ def _reopen(fs: Any, path: str, how: Mapping[str, Any], version: tuple[int, str]
     return file
 
 
-class WriteFile(io.BufferedIOBase):
+class WriteFile(BinaryFile):
     """An object that is being written; it appears, whole, when the file is closed.
 
     Args:
@@ -250,7 +251,7 @@ class WriteFile(io.BufferedIOBase):
         """Do not close: a file that is let go is not finished. Its writer throws it away."""
 
 
-class Packed(io.BufferedIOBase):
+class Packed(BinaryFile):
     """A compressed stream on an object's file; closing it closes both, in order.
 
     Args:

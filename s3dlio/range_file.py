@@ -14,6 +14,7 @@ import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Protocol
 
+from s3dlio.binary_file import BinaryFile
 from s3dlio.buffers import KIB, MIB, BytesView, bytes_of, writable_bytes
 from s3dlio.errors import ClosedError, OptionError
 from s3dlio.uri import Uri
@@ -87,7 +88,7 @@ class _Run:
         return range(self.start // BLOCK_BYTES, -(-(self.start + len(self.memory)) // BLOCK_BYTES))
 
 
-class RangeFile(io.BufferedIOBase):
+class RangeFile(BinaryFile):
     """One version of one object as a binary file that is open for reading.
 
     Holds at most four times ``readahead_bytes``. It belongs to one thread at a time, and works in forked children.

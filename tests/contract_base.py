@@ -10,6 +10,7 @@ import itertools
 import os
 import random
 import signal
+import threading
 import traceback
 import warnings
 from typing import TYPE_CHECKING, ClassVar
@@ -94,9 +95,13 @@ def blob(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+#: Threads fork one after the other: filelock, where something has imported it, refuses anything else.
+_forking = threading.Lock()
+
+
 def in_child(work: Callable[[], object]) -> None:
     """Runs ``work`` in a forked child and fails when it fails or takes longer than half a minute."""
-    with warnings.catch_warnings():
+    with _forking, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX, where a test has imported it, warns of every fork
         child = os.fork()
     if not child:

@@ -309,6 +309,17 @@ def test_a_refusal_without_length_is_a_refusal_all_the_same(origin: FaultOrigin,
     assert len(requests_for(origin)) == 1 + SPARE[way]
 
 
+@every_path
+@pytest.mark.parametrize(("status", "expected"), [(403, AccessDeniedError), (404, NotFoundError)])
+def test_a_refusal_that_is_cut_is_a_refusal_all_the_same(
+    origin: FaultOrigin, store: StoreOptions, way: str, status: int, expected: type[StoreError]
+) -> None:
+    cut = GarbageHead(b"HTTP/1.1 %d No\r\nContent-Length: 160\r\n\r\n<Error><Code>Some" % status)
+    origin.plan(PATH, *[cut] * FOR_GOOD)
+    failure_of(way, expected)
+    assert len(requests_for(origin)) <= 2 + SPARE[way]  # a denial is tried once more, with credentials looked up anew
+
+
 def test_a_port_that_nobody_listens_on_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"

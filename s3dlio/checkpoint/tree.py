@@ -299,6 +299,7 @@ class _Together:
     def __init__(self, array: Callable[[str, str, dict[str, Any]], Any], *, allow_pickle: bool) -> None:
         self._array = array
         self._allow_pickle = allow_pickle
+        self._depth = 0
 
     def decode(self, node: Any) -> Any:
         if not isinstance(node, dict):
@@ -317,7 +318,13 @@ class _Together:
         if mark not in _READERS:
             msg = f"a node of kind {mark!r} is not known here: the checkpoint is newer than this library"
             raise FormatError(msg)
-        return _READERS[mark](self, content)
+        self._depth += 1
+        if self._depth > 2 * _MOST_DEPTH:  # nothing so deep is ever written, and not every Python stops by itself
+            msg = f"the structure is nested more than {2 * _MOST_DEPTH} deep"
+            raise FormatError(msg)
+        value = _READERS[mark](self, content)
+        self._depth -= 1
+        return value
 
     def items(self, content: Any) -> list[Any]:
         return [self.decode(item) for item in _listed(content)]

@@ -398,26 +398,33 @@ class Connection(Channel):
             raise ConnectionResetError(msg)
 
     def read_all(self, limit: int, *, cut: bool = False) -> bytes:
-        """Return the rest of the body, or with ``cut`` not much more than ``limit`` bytes of it.
+        """Return the rest of the body, or with ``cut`` what comes of it, and not much more than ``limit`` bytes.
 
-        For answers whose length is not known beforehand: listings, errors, chunked bodies.
+        For answers whose length is not known beforehand: listings, errors (``cut``), chunked bodies.
 
         Raises:
             ProtocolError: It is longer than ``limit`` and must not be cut.
+            ConnectionError: It ends early, and must not be cut.
         """
         pieces = bytearray()
+        try:
+            self._collect(pieces, limit)
+        except ConnectionError:
+            if not cut:
+                raise
+        if len(pieces) > limit and not cut:
+            msg = f"the answer is longer than {limit} bytes"
+            raise ProtocolError(msg)
+        return bytes(pieces)
+
+    def _collect(self, pieces: bytearray, limit: int) -> None:
+        """Add the rest of the body, or more than ``limit`` bytes of it."""
         piece = memoryview(bytearray(min(limit + 1, _DISCARD_BYTES)))
-        while self._left:
+        while self._left and len(pieces) <= limit:
             if self._left < 0 and not self._next_chunk():
-                break
+                return
             span = piece if self._left < 0 else piece[: self._left]
             pieces += span[: self._read_some(span)]
-            if len(pieces) > limit:
-                if cut:
-                    break
-                msg = f"the answer is longer than {limit} bytes"
-                raise ProtocolError(msg)
-        return bytes(pieces)
 
     def skip(self, count: int) -> None:
         """Read and forget ``count`` bytes of the body."""

@@ -5,10 +5,10 @@ Floor 6. Knows what s3torchconnector promises of writers; must not know clients 
 
 from __future__ import annotations
 
-import io
 import threading
 from typing import TYPE_CHECKING, Protocol
 
+from s3dlio.binary_file import BinaryFile
 from s3dlio.errors import ClosedError
 from s3dlio.object_writer import ObjectWriter
 
@@ -46,7 +46,7 @@ class Upload:
         return f"Upload({self._writer.uri!r})"
 
 
-class S3Writer(io.BufferedIOBase):
+class S3Writer(BinaryFile):
     """An object that is being written. It appears when this is closed, and not when a ``with`` block raises.
 
     It belongs to one thread at a time; closing it from many closes it once.

@@ -9,11 +9,11 @@ size, and one that gives a range's bytes. Where that one is a :class:`Place`, ou
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
+from s3dlio.binary_file import BinaryFile
 from s3dlio.buffers import BytesView
 from s3dlio.context import current_token
 from s3dlio.errors import ClosedError, OptionError
@@ -81,7 +81,7 @@ class _Streamed:
         target[:] = self.read(start, start + len(target))
 
 
-class S3Reader(io.BufferedIOBase):
+class S3Reader(BinaryFile):
     """An object that is open for reading. Nothing is asked for before the first read; no HEAD is sent.
 
     Pickles as its address and its place. It belongs to one thread at a time.
