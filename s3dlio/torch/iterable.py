@@ -13,6 +13,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from s3dlio.bounds import mapping, settle
 from s3dlio.dataset import Ahead, Where
 from s3dlio.errors import OptionError, suggest
 from s3dlio.fetch import DEFAULT_BUDGET_BYTES
@@ -26,6 +27,11 @@ from s3dlio.torch.collating import collated
 from s3dlio.torch.dataset import TorchDataset
 from s3dlio.torch.packing import Packing
 from s3dlio.torch.unequal import Watch
+
+#: The options that are whole numbers, and the smallest that will do.
+_NUMBERS = {
+    "seed": None, "shuffle_buffer": 1, "batch_size": 1, "num_workers": 0, "prefetch": 0, "read_ahead_bytes": 0,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -45,11 +51,9 @@ class _Loop:
     read_ahead_bytes: int = DEFAULT_BUDGET_BYTES
 
     def check(self) -> None:
-        """Refuse what does not go together."""
+        """Refuse what is wrong by itself, or does not go together."""
         shuffle_kind(self.shuffle)
-        if self.batch_size is not None and self.batch_size < 1:
-            msg = f"batch_size must be at least 1, not {self.batch_size}"
-            raise OptionError(msg)
+        settle(self, _NUMBERS, ("drop_last", "packed", "enable_sharding"))
         if self.packed and self.batch_size is None:
             msg = "packed=True yields whole batches: give batch_size= here, and batch_size=None to the DataLoader"
             raise OptionError(msg)
@@ -61,7 +65,7 @@ class _Loop:
 def _loop(loader_opts: Mapping[str, Any] | None, given: dict[str, Any]) -> _Loop:
     """Fold ``loader_opts`` and keywords together; a keyword that was given wins."""
     known = [field.name for field in dataclasses.fields(_Loop)]
-    options = dict(loader_opts or {})
+    options = mapping("loader_opts", loader_opts)
     for name in (*options, *given):
         if name not in known:
             msg = f"S3IterableDataset has no option {name!r}{suggest(name, known)}"
