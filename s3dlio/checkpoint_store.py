@@ -144,7 +144,7 @@ class CheckpointStore:
             raise OptionError(msg, uri=self.uri, operation="save")
         step, epoch, framework = layout.check_facts(step, epoch, framework)
         if any(found == step for _, found in self.reader.manifest_ids()):  # before gigabytes are sent in vain
-            msg = f"step {step} was saved before; delete it first, or save another step"
+            msg = f"step {step} was saved before (of several ranks, one saves); delete it first, or save another step"
             raise CheckpointError(msg, uri=self.uri, operation="save")
         layout.check_meta(user_meta)
         writer = self.writer()

@@ -112,11 +112,11 @@ def parse_object(text: str, operation: str) -> Uri:
     return uri
 
 
-def from_path_or_uri(text: str | PurePath) -> str:
+def from_path_or_uri(text: str | os.PathLike[str]) -> str:
     """Return ``text`` as a URI: URIs pass, local paths become ``file://`` ones.
 
     Meant for arguments where a local path is expected as often as a URI. A relative path is taken
-    from the current directory.
+    from the current directory; a leading ``~/`` is the home directory, as shells have it.
 
     Raises:
         UriError: It is neither text nor a path; or it is empty: a variable that was not set, most likely. ``.`` is
@@ -131,8 +131,13 @@ def from_path_or_uri(text: str | PurePath) -> str:
     if not text:
         raise UriError("an empty path names nothing; write '.' for the current directory")
     slash = "/" if text.endswith("/") else ""
-    absolute = os.path.abspath(text)
-    return "file://" + (absolute if absolute.endswith("/") else absolute + slash)
+    path = absolute(text)
+    return "file://" + (path if path.endswith("/") else path + slash)
+
+
+def absolute(path: str) -> str:
+    """Return a local path from the root on: ``~`` and ``~/x`` are of the home directory, others of the current one."""
+    return os.path.abspath(os.path.expanduser(path) if path == "~" or path.startswith("~/") else path)
 
 
 def several(addresses: Iterable[T], operation: str) -> list[T]:

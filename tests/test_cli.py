@@ -431,6 +431,12 @@ def test_a_measurement_that_fails_leaves_nothing_either(
     assert origin.objects == {}
 
 
+def test_a_measurement_that_cannot_write_says_so_last(cli: Callable[..., Done], bucket: str) -> None:
+    done = cli("bench", "-n", 1, "-s", "1", f"{bucket}-none/")
+    assert (done.code, done.out) == (1, "")
+    assert re.match(r"s3dlio: put .*NoSuchBucket", done.err.splitlines()[-1])
+
+
 @given(values=st.lists(st.integers(0, 1000), min_size=1, max_size=50), share=st.integers(1, 100))
 def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(values: list[int], share: int) -> None:
     found = measure.percentile(values, share)

@@ -82,7 +82,10 @@ class _Loop:
 
     def plan(self) -> BatchPlan:
         """Check the options, find the rank, and return which batches it reads."""
-        settle(self, _NUMBERS, ("drop_last", "as_string"))
+        single = {"batch_size"} if self.batch_size is None else set()
+        settle(
+            self, {name: least for name, least in _NUMBERS.items() if name not in single}, ("drop_last", "as_string")
+        )
         if self.batch_size is None and self.drop_last:
             msg = "drop_last=True goes with batches, not with batch_size=None"
             raise OptionError(msg)

@@ -182,6 +182,12 @@ class S3MapDataset(TorchDataset, Dataset[Any]):
         samples = self._read(positions)
         if len(samples) == len(positions):  # else some were skipped
             unequal.check(samples, lambda place: self._name(positions[place]))
+        elif not samples:
+            msg = (
+                f"all {len(positions)} samples of a batch were skipped, and a DataLoader takes no empty batch: use larger "
+                "batches, or S3IterableDataset, whose batches are filled with the samples behind"
+            )
+            raise OptionError(msg, uri=self.uri_of(positions[0]), operation="__getitems__")
         return samples
 
     def _read(self, positions: list[int]) -> list[Any]:

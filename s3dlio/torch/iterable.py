@@ -53,6 +53,8 @@ class _Loop:
     def check(self) -> None:
         """Refuse what is wrong by itself, or does not go together."""
         shuffle_kind(self.shuffle)
+        if self.uneven is not None:
+            Share(0, Shard(), self.uneven)  # which refuses what is no policy
         settle(self, _NUMBERS, ("drop_last", "packed", "enable_sharding"))
         if self.packed and self.batch_size is None:
             msg = "packed=True yields whole batches: give batch_size= here, and batch_size=None to the DataLoader"
@@ -225,9 +227,13 @@ class S3IterableDataset(TorchDataset, IterableDataset[Any]):
             self._bookmark.rewind()  # in an earlier worker process, an epoch ago
         run = self._bookmark.begin(self._walk_from)
         ahead = Ahead(self._width(), max(1, self._loop.read_ahead_bytes // world.worker().count))
-        if self._loop.packed:
-            return self._batches(run, ahead)
-        return self._one_by_one(run, ahead, Watch.of_loader(self._name))
+        watch = Watch.of_loader(self._name)
+        if not self._loop.packed:
+            return self._one_by_one(run, ahead, watch)
+        if watch is not None:
+            msg = "packed=True yields whole batches, and the DataLoader makes batches of these: give it batch_size=None"
+            raise OptionError(msg)
+        return self._batches(run, ahead)
 
     def _one_by_one(self, run: Run, ahead: Ahead, watch: Watch | None) -> Iterator[Any]:
         for sample in self.stream(run.walk, ahead, first=run.steps):

@@ -255,7 +255,7 @@ class Transport:
             raise error
         unreachable = isinstance(error, (ConnectionRefusedError, socket.gaierror))
         limit = min(_UNREACHABLE_TRIES, self.policy.max_attempts) if unreachable else self.policy.max_attempts
-        if number >= limit or _is_mistrust(error):
+        if number >= limit or _is_mistrust(error) or _is_plain(error):
             raise self._broken(call, number, error) from error
         _log.debug("%s %s: %s; try %d failed", call.operation, call.uri, error, number)
         token.sleep(self.policy.pause_s(number))
@@ -269,10 +269,15 @@ class Transport:
             kind = StoreError
             why = getattr(error, "verify_message", error)
             message = f"{server}: the certificate cannot be verified ({why}); set ca_bundle"
+        elif _is_plain(error):
+            kind = StoreError
+            message = f"{server}: this is no TLS that answers; is the endpoint one of http://?"
         elif isinstance(error, TimeoutError):
             kind = StoreTimeoutError
         elif isinstance(error, (ConnectionRefusedError, socket.gaierror)):
-            message = f"cannot reach {server}: {error}{tried}; check the endpoint and the network"
+            proxy = self.client.origin.proxy_place
+            by = f" through the proxy {proxy}" if proxy else ""
+            message = f"cannot reach {server}{by}: {error}{tried}; check the endpoint and the network"
         return kind(message, uri=str(call.uri), operation=call.operation)
 
 
@@ -411,6 +416,11 @@ class Landing:
     def _behind_the_end(self, size: int) -> NoReturn:
         msg = f"offset {self.start} lies behind the end of the object ({size} bytes)"
         raise RangeError(msg, uri=str(self.call.uri), operation=self.call.operation)
+
+
+def _is_plain(error: BaseException) -> bool:
+    """Tell whether a server that speaks no TLS has answered (OpenSSL's word for it)."""
+    return getattr(error, "reason", None) == "WRONG_VERSION_NUMBER"
 
 
 def _is_mistrust(error: BaseException) -> bool:
