@@ -80,6 +80,7 @@ from tests.servers.faults import FaultOrigin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from s3dlio.testing import S3Server
     from tests.servers.reply import Step
     from tests.servers.rules import Request
 
@@ -343,8 +344,8 @@ def test_a_proxy_that_cannot_be_is_an_error_of_ours(origin: FaultOrigin, monkeyp
         server.get("s3://bucket/a")
 
 
-def test_a_server_without_tls_is_told_as_such_at_once(origin: FaultOrigin) -> None:
-    url = origin.endpoint_url.replace("http://", "https://")
+def test_a_server_without_tls_is_told_as_such_at_once(rclone: S3Server) -> None:
+    url = rclone.endpoint_url.replace("http://", "https://")
     server = s3dlio.ObjectStore(StoreOptions(endpoint_url=url, anonymous=True))
     with pytest.raises(StoreError, match="is the endpoint one of http://") as caught:
         server.get("s3://bucket/a")
