@@ -114,6 +114,16 @@ def test_a_file_of_torch_save_is_recognized(tmp_path: Path) -> None:
         s3dlio.load_checkpoint(s3dlio.save_checkpoint(tmp_path / "y", {})["uri"], keys=5)  # type: ignore[arg-type]
 
 
+def test_a_model_in_the_place_of_a_run_is_told_where_it_is(place: str) -> None:
+    saved, model = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    s3dlio.save_checkpoint(f"{place}/run", {"model": saved.state_dict(), "epoch": 3})
+    for options in ({}, {"keys": "model"}):
+        with pytest.raises(s3dlio.CheckpointError, match=r"into=\{'model': \.\.\.\}, keys='model'"):
+            s3dlio.load_checkpoint(f"{place}/run", into=model, **options)
+    s3dlio.load_checkpoint(f"{place}/run", into={"model": model}, keys="model")
+    assert torch.equal(model.weight, saved.weight)
+
+
 # -- bytes --------------------------------------------------------------------------------------------
 
 
