@@ -293,6 +293,7 @@ def save_distributed_shard(
         OptionError: There is no such rank, or something cannot be saved.
         StoreError: It cannot be written.
     """
+    rank, world_size = whole("rank", rank), whole("world_size", world_size)
     if not 0 <= rank < world_size:
         msg = f"rank must be from 0 to world_size - 1, not {rank} of {world_size}"
         raise OptionError(msg, uri=str(uri), operation="save_distributed_shard")
@@ -334,6 +335,8 @@ def finalize_distributed_checkpoint(
         IncompleteCheckpointError: Shards are missing or are not whole; it names the ranks.
         CheckpointError: Somebody else has saved this step.
     """
+    world_size = whole("world_size", world_size, 1)
+    step = None if step is None else whole("step", step, 0)
     reader = CheckpointReader(base_uri)
     shards = []
     for uri in [found for found in list_uris(reader.uri) if found.endswith(_BESIDE)]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from s3dlio import listing
-from s3dlio.bounds import flag
+from s3dlio.bounds import flag, is_a
 from s3dlio.cancel import CancellationToken
 from s3dlio.context import current_token, store_of
 from s3dlio.crew import map_all
@@ -88,7 +88,7 @@ def abort_uploads(uri_prefix: str, *, older_than_s: float = _DAY_S) -> list[str]
         >>> s3dlio.abort_uploads("memory://bucket/runs/")
         []
     """
-    if not older_than_s >= 0:
+    if not is_a(older_than_s, int, float) or not older_than_s >= 0:
         msg = f"older_than_s must be seconds, 0 or more, not {older_than_s}"
         raise OptionError(msg, uri=uri_prefix, operation="abort_uploads")
     where = parse(uri_prefix)

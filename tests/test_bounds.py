@@ -178,6 +178,31 @@ def test_buckets_types_patterns_and_options_are_of_their_kind(folder: Path) -> N
         s3dlio.open_store("s3://bucket/", options={"region": "x"})  # type: ignore[arg-type]
 
 
+def test_transfers_and_writers_want_numbers_flags_and_options(folder: Path, place: str) -> None:
+    for name in ("create_bucket", "flatten", "update"):
+        with pytest.raises(OptionError, match=f"{name} must be True or False, not 'no'"):
+            s3dlio.upload(folder, f"{place}/there/", **{name: "no"})
+    with pytest.raises(OptionError, match="max_in_flight must be a whole number"):
+        s3dlio.upload(folder, f"{place}/there/", max_in_flight="3")  # type: ignore[arg-type]
+    for name in ("part_size", "max_in_flight"):
+        with pytest.raises(OptionError, match=f"{name} must be a whole number"):
+            s3dlio.MultipartUploadWriter.from_uri(f"{place}/w", **{name: "16"})
+    with s3dlio.MultipartUploadWriter.from_uri(f"{place}/w") as writer:
+        writer.write(b"spam")
+        with pytest.raises(OptionError, match="length must be a whole number"):
+            writer.reserve("5")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=r"options must be s3dlio\.WriterOptions"):
+        s3dlio.create_writer(f"{place}/x", {"compression": "zstd"})  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="older_than_s must be seconds"):
+        s3dlio.abort_uploads(f"{place}/", older_than_s="x")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="size must be a whole number"):
+        s3dlio.generate_data("5")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="rank must be a whole number"):
+        s3dlio.save_distributed_shard(f"{place}/run", {}, "0", 2)  # type: ignore[arg-type]
+    with pytest.raises(UriError, match="a URI must be a str"):
+        s3dlio.open_store(5)  # type: ignore[arg-type]
+
+
 # -- datasets -----------------------------------------------------------------------------------------
 
 
