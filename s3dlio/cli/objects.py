@@ -311,15 +311,19 @@ def _abort_uploads(places: list[str]) -> None:
         show.line(uri)
 
 
-def _check_removal(places: list[str], pattern: str | None, *, recursive: bool) -> None:
-    from s3dlio import api
+def _exists(place: str) -> bool:
+    from s3dlio import api  # with NumPy, which few removals need
 
+    return api.exists(place)
+
+
+def _check_removal(places: list[str], pattern: str | None, *, recursive: bool) -> None:
     for place in places:
         where = parse(place)
         if not recursive and (place.endswith("/") or not where.key):
             msg = f"{place} names all that lies below; add -r to delete that"
             raise Misused(msg)
-        if not recursive and "*" in where.key and not api.exists(place):
+        if not recursive and "*" in where.key and not _exists(place):
             _refuse_glob(place, "rm -r")
     if pattern is not None and not recursive:
         msg = "--pattern goes with -r"
