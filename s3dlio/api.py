@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from s3dlio.bounds import is_a
 from s3dlio.buffers import BytesView, bytes_of, flat_bytes, writable_bytes
 from s3dlio.cancel import CancellationToken
 from s3dlio.context import current_token, store_of
@@ -22,7 +23,7 @@ from s3dlio.ranges import from_offset_length
 from s3dlio.sender import send_whole, verify_size
 from s3dlio.spellings import also_spelt
 from s3dlio.stores.base import ObjectInfo, PutOptions, Store
-from s3dlio.uri import Uri, parse, parse_object
+from s3dlio.uri import Uri, parse, parse_object, several
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -157,7 +158,7 @@ def get_many(
         UriError: The schemes are mixed.
         StoreError: The first failure; the other reads are stopped.
     """
-    given = list(uris)
+    given = several(uris, "get_many")
     if not given:
         return []
     fetcher = _fetcher(_common_store(given, "get_many"), _in_flight(max_in_flight, workers, concurrency))
@@ -185,7 +186,7 @@ def stat_many(uris: Iterable[str], concurrency: int = DEFAULT_IN_FLIGHT) -> list
         NotFoundError: One of them is not there.
         StoreError: As :func:`stat`.
     """
-    given = list(uris)
+    given = several(uris, "stat_many")
     if not given:
         return []
     store = _common_store(given, "stat_many")
@@ -354,7 +355,10 @@ def put_many(items: Iterable[tuple[str, Buffer]], max_in_flight: int = DEFAULT_I
     Raises:
         StoreError: The first failure; what had not begun is not written.
     """
-    pairs = list(items)
+    pairs = several(items, "put_many")
+    if any(not is_a(pair, tuple, list) or len(pair) != len(("uri", "data")) for pair in pairs):
+        msg = "items must be pairs of a URI and its data: [(uri, data), ...]"
+        raise OptionError(msg, operation="put_many")
     if not pairs:
         return
     store = _common_store([uri for uri, _ in pairs], "put_many")

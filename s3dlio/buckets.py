@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from s3dlio import listing
+from s3dlio.bounds import is_a
 from s3dlio.context import current_token, store_of
 from s3dlio.prefixes import wide_keys
 from s3dlio.spellings import also_spelt
@@ -161,6 +162,8 @@ def list_containers(uri: str = "s3://") -> list[str]:
     Raises:
         StoreError: They cannot be listed.
     """
+    if not is_a(uri, str):
+        parse(uri)  # refuses it
     scheme, _, rest = uri.partition("://")
     where = Uri(scheme.lower(), rest.strip("/"), "") if scheme.lower() in CONTAINER_SCHEMES else parse(uri)
     names = store_of(where).list_containers(where, current_token())
@@ -171,4 +174,4 @@ def list_containers(uri: str = "s3://") -> list[str]:
 
 
 def _container(name: str) -> Uri:
-    return parse(name) if "://" in name else parse(f"s3://{name}")
+    return parse(f"s3://{name}") if is_a(name, str) and "://" not in name else parse(name)

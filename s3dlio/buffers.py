@@ -59,6 +59,10 @@ class BytesView(np.ndarray[Any, Any]):
     # Arithmetic on bytes is almost surely a mistake; np.asarray(view) is the way to mean it.
     __array_ufunc__ = None  # type: ignore[assignment]
 
+    def __new__(cls, data: Buffer = b"") -> BytesView:  # noqa: PYI034 - as from_bytes says it
+        """Return what :meth:`from_bytes` does; an array's own arguments would be a shape."""
+        return cls.from_bytes(data)
+
     @classmethod
     def from_bytes(cls, data: Buffer) -> BytesView:
         """Return a view of ``data`` (any contiguous bytes-like object), sharing its memory."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,12 +159,15 @@ class Catalog:
         found = listing.find(uri, pattern, token, store=store)
         if not found:
             msg = f"no objects match{f' {pattern!r}' if pattern else ''}; see s3dlio.list({uri!r})"
+            head, _, last = uri.rpartition("/")
+            if "*" in last:
+                msg = f"no objects match; for a pattern write {head + '/'!r}, pattern={last!r}"
             raise NotFoundError(msg, uri=uri, operation="list")
         names = [item.uri[1:] for item in found]
         return cls.of_names(found[0].uri.scheme, names, [item.size for item in found], [item.etag for item in found])
 
     @classmethod
-    def of_uris(cls, uris: Sequence[str]) -> Catalog:
+    def of_uris(cls, uris: Sequence[str | PurePath]) -> Catalog:
         """Take the given objects, in the given order, without listing.
 
         Raises:
@@ -172,7 +176,9 @@ class Catalog:
         parsed = [parse_object(from_path_or_uri(uri), "dataset") for uri in uris]
         schemes = {uri.scheme for uri in parsed}
         if len(schemes) != 1:
-            msg = f"all objects of a dataset must have one scheme, not {sorted(schemes) or 'none'}"
+            msg = f"all objects of a dataset must have one scheme, not {sorted(schemes)}"
+            if not schemes:
+                msg = "a dataset needs one object at least; the list is empty"
             raise UriError(msg, operation="dataset")
         return cls.of_names(schemes.pop(), [uri[1:] for uri in parsed], [-1] * len(parsed))
 

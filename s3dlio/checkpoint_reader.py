@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from s3dlio import api
+from s3dlio.bounds import whole
 from s3dlio.buckets import list_uris
 from s3dlio.buffers import BytesView, bytes_of
 from s3dlio.checkpoint import manifest as names
@@ -65,6 +66,7 @@ class CheckpointReader:
             CheckpointError: The manifest is of a later version than this library knows.
             FormatError: It is no manifest.
         """
+        step = None if step is None else whole("step", step)
         fits = [(t, s) for t, s in self.manifest_ids() if step in (None, s) and timestamp in (None, t)]
         if not fits:
             known = sorted({found for _, found in self.manifest_ids()})

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3dlio import api, removal
+from s3dlio.bounds import whole
 from s3dlio.buckets import list_uris
 from s3dlio.buffers import BytesView
 from s3dlio.checkpoint import manifest as layout
@@ -92,12 +93,9 @@ class CheckpointStore:
     """
 
     def __init__(self, uri: str | PurePath, strategy: str = "flat", *, keep_last: int | None = None) -> None:
-        if keep_last is not None and keep_last < 1:
-            msg = f"keep_last must be at least 1, not {keep_last}"
-            raise OptionError(msg)
+        self.keep_last = None if keep_last is None else whole("keep_last", keep_last, 1)
         self.reader = CheckpointReader(uri)
         self.strategy = layout.check_strategy(strategy)
-        self.keep_last = keep_last
 
     @property
     def uri(self) -> str:
@@ -144,8 +142,9 @@ class CheckpointStore:
         if name is not None or step is None:
             msg = "give either a name or step="
             raise OptionError(msg, uri=self.uri, operation="save")
+        step, epoch, framework = layout.check_facts(step, epoch, framework)
         if any(found == step for _, found in self.reader.manifest_ids()):  # before gigabytes are sent in vain
-            msg = f"step {step} was saved before; delete it first, or save another step"
+            msg = f"step {step} was saved before (of several ranks, one saves); delete it first, or save another step"
             raise CheckpointError(msg, uri=self.uri, operation="save")
         layout.check_meta(user_meta)
         writer = self.writer()
@@ -241,6 +240,7 @@ class CheckpointStore:
         if name is not None:
             removal.delete(self._named(name))
             return
+        step = whole("step", step)
         for timestamp, found in self.reader.manifest_ids():
             if found == step:
                 self._remove(found, timestamp)
@@ -265,9 +265,7 @@ class CheckpointStore:
         Raises:
             OptionError: None would stay.
         """
-        if keep_last < 1:
-            msg = f"keep_last must be at least 1, not {keep_last}; delete(step=...) removes any"
-            raise OptionError(msg, uri=self.uri, operation="retain")
+        keep_last = whole("keep_last", keep_last, 1)
         old = self.reader.manifest_ids()[:-keep_last]
         for timestamp, step in old:
             self._remove(step, timestamp)

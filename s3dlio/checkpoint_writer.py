@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from s3dlio import api, removal
+from s3dlio.bounds import whole
 from s3dlio.buckets import list_uris
 from s3dlio.buffers import BytesView
 from s3dlio.checkpoint import manifest as names
@@ -63,6 +64,7 @@ class CheckpointWriter:
     """
 
     def __init__(self, uri: str | PurePath, rank: int = 0, world_size: int = 1, *, strategy: str = "flat") -> None:
+        rank, world_size = whole("rank", rank), whole("world_size", world_size)
         if not 0 <= rank < world_size:
             msg = f"rank must be from 0 to world_size - 1, not {rank} of {world_size}"
             raise OptionError(msg)
@@ -94,6 +96,7 @@ class CheckpointWriter:
             OptionError: Something in ``data`` cannot be saved.
             StoreError: It cannot be written.
         """
+        step = whole("step", step, 0)
         key = names.shard_key(step, names.check_timestamp(timestamp), self.rank, self.strategy)
         shard = write_shard(self._reader.at(key), key, self.rank, data, options)
         beside = self._reader.at(f"{key}.json")
@@ -126,6 +129,7 @@ class CheckpointWriter:
             OptionError: ``user_meta`` is not plain JSON.
             StoreError: The manifest cannot be written.
         """
+        step, epoch, framework = names.check_facts(step, epoch, framework)
         found = list(shards) if shards is not None else self._shards_of(step, names.check_timestamp(timestamp))
         manifest = Manifest(
             global_step=step, timestamp=timestamp, world_size=self.world_size,
@@ -289,6 +293,7 @@ def save_distributed_shard(
         OptionError: There is no such rank, or something cannot be saved.
         StoreError: It cannot be written.
     """
+    rank, world_size = whole("rank", rank), whole("world_size", world_size)
     if not 0 <= rank < world_size:
         msg = f"rank must be from 0 to world_size - 1, not {rank} of {world_size}"
         raise OptionError(msg, uri=str(uri), operation="save_distributed_shard")
@@ -330,6 +335,8 @@ def finalize_distributed_checkpoint(
         IncompleteCheckpointError: Shards are missing or are not whole; it names the ranks.
         CheckpointError: Somebody else has saved this step.
     """
+    world_size = whole("world_size", world_size, 1)
+    step = None if step is None else whole("step", step, 0)
     reader = CheckpointReader(base_uri)
     shards = []
     for uri in [found for found in list_uris(reader.uri) if found.endswith(_BESIDE)]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from s3dlio.bounds import is_a
 from s3dlio.checkpoint.kinds import Inlet, Kind, NumPyKind
 from s3dlio.checkpoint.layout import arrange
 from s3dlio.checkpoint.loading import Source
@@ -266,6 +267,9 @@ class _Load:
         if options.framework is not None:
             kind_of(options.framework)
         if options.keys is not None:
+            if not is_a(options.keys, str, Collection):
+                msg = f"keys must be names, not {options.keys!r:.80}"
+                raise OptionError(msg)
             self._choice = Choice([options.keys] if isinstance(options.keys, str) else list(options.keys))
             self._tree = self._choice.of(self._whole)
 

@@ -12,12 +12,15 @@ from __future__ import annotations
 import itertools
 import logging
 import operator
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple, Self, SupportsIndex, cast
 
 import numpy as np
 
+from s3dlio.bounds import is_a
 from s3dlio.buffers import flat_bytes
 from s3dlio.cancel import CancellationToken
 from s3dlio.catalog import Catalog, Changes
@@ -36,7 +39,7 @@ from s3dlio.samples import Ints
 from s3dlio.shards import Share, Walk, walk
 from s3dlio.stores import open_store
 from s3dlio.stores.base import PutOptions, Store
-from s3dlio.uri import Uri, from_path_or_uri, parse_object
+from s3dlio.uri import Uri, from_path_or_uri, parse_object, several
 
 _log = logging.getLogger("s3dlio")
 
@@ -50,7 +53,7 @@ _ON_ERROR = ("raise", "skip")
 #: What a mapping of options may hold for a dataset.
 DATASET_OPTIONS = ("pattern", "transform", "format", "key", "on_error", "index_progress")
 
-Where = str | Iterable[str]
+Where = str | PurePath | Iterable[str | PurePath]
 
 
 class Ahead(NamedTuple):
@@ -104,6 +107,9 @@ class ObjectDataset:
         if on_error not in _ON_ERROR:
             msg = f"on_error must be one of {', '.join(_ON_ERROR)}, not {on_error!r}{suggest(on_error, _ON_ERROR)}"
             raise OptionError(msg)
+        if not is_a(transform, Callable, type(None)):  # type: ignore[arg-type]  # an ABC
+            msg = f"transform must be a function of a sample, not {transform!r:.80}"
+            raise OptionError(msg)
         self._on_error = on_error
         self._options = options
         self.transform = transform
@@ -114,7 +120,7 @@ class ObjectDataset:
 
     def _survey(self, uri: Where, pattern: str | re.Pattern[str] | None, progress: Progress | None) -> Manifest:
         """Find out what samples there are."""
-        if isinstance(uri, str):
+        if isinstance(uri, (str, os.PathLike)):
             where = from_path_or_uri(uri)
             catalog = self._list(where, pattern)
             source = Source(
@@ -124,7 +130,7 @@ class ObjectDataset:
             msg = "pattern selects from a listing; it does not go with a list of URIs"
             raise OptionError(msg, operation="dataset")
         else:
-            catalog, source = Catalog.of_uris(list(uri)), Source()
+            catalog, source = Catalog.of_uris(several(uri, "dataset")), Source()
         store = open_store(Uri(catalog.scheme, "", ""), self._options)
         return Manifest(index_samples(catalog, self._codec, store, progress), source, self._codec.format)
 
@@ -227,6 +233,9 @@ class ObjectDataset:
         if isinstance(number, slice):
             return self.__getitems__(range(len(self))[number])
         if not isinstance(number, SupportsIndex) or getattr(number, "ndim", 0) > 0:  # arrays support it, to look at
+            if not is_a(number, Iterable) or is_a(number, str, bytes):
+                msg = f"samples are read by number, or several numbers, not by {number!r:.80}"
+                raise OptionError(msg)
             return self.__getitems__(cast("Sequence[int]", number))
         group = Group(self.samples, np.array([self._position(operator.index(number))]))
         group.put(self._fetcher().read(group.reads[0]))

@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+from s3dlio.bounds import whole
 from s3dlio.buffers import MIB, BytesView, Lease, view_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW
-from s3dlio.errors import OptionError, S3dlioError
+from s3dlio.errors import S3dlioError
 from s3dlio.jobs import Batch, Job, Read, WholeBatch
 from s3dlio.options import DEFAULT_IN_FLIGHT
 from s3dlio.pace import FEW, Pace, depth_for
@@ -96,11 +97,8 @@ class Fetcher:
         token: CancellationToken | None = None,
         lenient: bool = False,
     ) -> None:
-        if max_in_flight < 1:
-            msg = f"max_in_flight must be at least 1, not {max_in_flight}"
-            raise OptionError(msg)
         self.store = store
-        self.max_in_flight = max_in_flight
+        self.max_in_flight = whole("max_in_flight", max_in_flight, 1)
         self._token = token
         self._lenient = lenient
 

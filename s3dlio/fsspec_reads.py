@@ -27,7 +27,7 @@ from s3dlio.options import StoreOptions
 from s3dlio.remote import RemoteObject
 from s3dlio.stores import open_store
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Store
-from s3dlio.uri import PATH_SCHEMES, Uri, parse, parse_object
+from s3dlio.uri import PATH_SCHEMES, Uri, absolute, parse, parse_object
 
 #: What s3fs calls the options of a store.
 _ALIASES = {
@@ -91,7 +91,7 @@ class Readable(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         path = path.rstrip("/") or cls.root_marker
         if not cls.root_marker:
             return path.lstrip("/")  # as s3fs and others read "/bucket/key"; no bucket's name is empty
-        return path if path.startswith(cls.root_marker) else os.path.abspath(path)
+        return path if path.startswith(cls.root_marker) else absolute(path)
 
     def _uri(self, path: Any) -> Uri:
         return parse(f"{self.scheme}://{self._strip_protocol(path)}")

@@ -55,6 +55,9 @@ def compile_pattern(pattern: Pattern) -> Callable[[str], bool]:
     """
     if pattern is None:
         return lambda _name: True
+    if not isinstance(getattr(pattern, "pattern", pattern), str):
+        msg = f"a pattern is text, or re.compile() of text, not {pattern!r:.80}"
+        raise OptionError(msg)
     if isinstance(pattern, re.Pattern):
         return lambda name: pattern.search(name) is not None
     kind, _, text = pattern.partition(":")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from s3dlio.bounds import whole
 from s3dlio.buffers import POOL, bytes_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.dataset import Ahead, ObjectDataset
-from s3dlio.errors import OptionError
 from s3dlio.formats.tfrecord import FOOT, HEAD
 from s3dlio.gather import Allocate, Group, Handful
 from s3dlio.options import checked
@@ -59,9 +59,7 @@ class BatchPlan:
         Raises:
             OptionError: A value is wrong.
         """
-        if self.batch_size < 1:
-            msg = f"batch_size must be at least 1, not {self.batch_size}"
-            raise OptionError(msg)
+        whole("batch_size", self.batch_size, 1)
         shuffle_kind(self.shuffle)
         check_ragged(self.ragged)
         self.share(0)

@@ -47,7 +47,7 @@ def init_logging(level: str | int = "info") -> None:
     Raises:
         OptionError: There is no such level.
     """
-    chosen = level if isinstance(level, int) else _LEVELS.get(level.lower())
+    chosen = level if isinstance(level, int) else _LEVELS.get(str(level).lower())
     if chosen is None:
         msg = f"level must be one of {', '.join(_LEVELS)}, not {level!r}{suggest(str(level), _LEVELS)}"
         raise OptionError(msg)

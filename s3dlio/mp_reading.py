@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 from s3dlio import recorder
 from s3dlio.bare_processes import BareProcesses
 from s3dlio.batches import run_batches
+from s3dlio.bounds import whole
 from s3dlio.context import context_options, current_token, store_of
 from s3dlio.errors import OptionError, S3dlioError
 from s3dlio.fetch import Fetcher, Read
@@ -183,9 +184,7 @@ def mp_get(
         StoreError: The prefix cannot be listed.
         S3dlioError: A process ended early.
     """
-    if procs < 1 or jobs < 1 or num < 1:
-        msg = f"procs, jobs and num must be at least 1, not {procs}, {jobs} and {num}"
-        raise OptionError(msg, uri=uri, operation="mp_get")
+    procs, jobs, num = whole("procs", procs, 1), whole("jobs", jobs, 1), whole("num", num, 1)
     uris = _named(uri, num, template)
     size = max(1, min(-(-len(uris) // procs), max(jobs, -(-len(uris) // (procs * _PIECES_EACH)))))
     active = recorder.active

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
+from s3dlio.bounds import whole
 from s3dlio.context import current_token, store_of
 from s3dlio.errors import OptionError, StoreError
 from s3dlio.memory import flat_bytes
@@ -164,6 +165,7 @@ class MultipartUploadWriter(WritingBlock):
         *,
         abort_on_drop: bool,
     ) -> None:
+        part_size = None if part_size is None else whole("part_size", part_size)
         if part_size is not None and part_size < LEAST_PART_BYTES:
             msg = f"part_size must be at least {LEAST_PART_BYTES:,} bytes (5 MiB), not {part_size:,}"
             raise OptionError(msg, uri=str(where), operation="MultipartUploadWriter")

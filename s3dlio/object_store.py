@@ -11,11 +11,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from s3dlio import api, buckets, removal, transfers
 from s3dlio.awaitable import awaitable
+from s3dlio.bounds import is_a
 from s3dlio.context import context_options
 from s3dlio.object_writer import create_writer
 from s3dlio.options import StoreOptions
 from s3dlio.stores import open_store as shared_store
-from s3dlio.uri import Uri
+from s3dlio.uri import Uri, parse
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,5 +113,7 @@ def open_store(uri: str, options: StoreOptions | None = None) -> ObjectStore:
         UriError: Nobody here speaks the scheme.
         OptionError: An option or an environment variable is wrong.
     """
+    if not is_a(uri, str):
+        parse(uri)  # which refuses it
     shared_store(Uri(uri.partition("://")[0].lower(), "", ""), options)
     return ObjectStore(options)

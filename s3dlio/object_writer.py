@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from s3dlio.api import stat
+from s3dlio.bounds import is_a
 from s3dlio.buffers import MIB, flat_bytes
 from s3dlio.context import current_token, store_of
-from s3dlio.errors import UriError
+from s3dlio.errors import OptionError, UriError
 from s3dlio.formats.compression import Compressor, codec_of_name, compressor, packed_name
 from s3dlio.outflow import Outflow, WritingBlock
 from s3dlio.stores.base import PutOptions, Store
@@ -101,6 +102,9 @@ class ObjectWriter(WritingBlock):
     """
 
     def __init__(self, uri: str, options: WriterOptions | None = None) -> None:
+        if not is_a(options, WriterOptions, type(None)):
+            msg = f"options must be s3dlio.WriterOptions(...), not {type(options).__name__}"
+            raise OptionError(msg, operation="create_writer")
         options = options or WriterOptions()
         given = parse_object(from_path_or_uri(uri), "create_writer")
         codec = codec_of_name(given.key) if options.compression is None else options.compression

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from s3dlio.bounds import whole
 from s3dlio.errors import OptionError, suggest
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
@@ -204,9 +205,7 @@ def epoch_order(
         OptionError: There is no such shuffle, or a number is out of its bounds.
     """
     kind = shuffle_kind(shuffle)
-    if buffer < 1 or epoch < 0:
-        msg = f"shuffle_buffer must be at least 1 and epoch at least 0, not {buffer} and {epoch}"
-        raise OptionError(msg)
+    seed, epoch, buffer = whole("seed", seed), whole("epoch", epoch, 0), whole("shuffle_buffer", buffer, 1)
     if kind == "global":
         return Permuted(count, _key(seed, epoch))
     if kind == "block":

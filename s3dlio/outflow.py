@@ -13,6 +13,7 @@ import weakref
 from types import TracebackType
 from typing import Self
 
+from s3dlio.bounds import whole
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import crc32c_onward
 from s3dlio.crew import CREW
@@ -132,6 +133,7 @@ class Outflow:
         if self._reserved is not None:
             msg = "memory is reserved already: commit it first (0 gives it back)"
             raise ClosedError(msg, uri=str(self.uri), operation="reserve")
+        length = whole("length", length)
         if length < 0:
             msg = f"cannot reserve {length} bytes"
             raise OptionError(msg, uri=str(self.uri), operation="reserve")

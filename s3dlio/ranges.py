@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from s3dlio.bounds import whole
 from s3dlio.errors import RangeError
 
 
@@ -29,7 +30,9 @@ def from_offset_length(offset: int, length: int | None) -> tuple[int, int | None
 
     Raises:
         RangeError: Either number is negative.
+        OptionError: Either is no whole number.
     """
+    offset, length = whole("offset", offset), None if length is None else whole("length", length)
     if offset < 0 or (length is not None and length < 0):
         msg = f"offset and length must not be negative (offset={offset}, length={length})"
         raise RangeError(msg)

@@ -52,7 +52,7 @@ class TFRecordWriter:
         options: How to reach the stores.
 
     Raises:
-        OptionError: There is no such compression, or an index of a compressed file is asked for.
+        OptionError: There is no such compression, the name promises one that is not asked for, or an index of a compressed file is asked for.
         StoreError: The file cannot be made.
 
     Example:
@@ -74,6 +74,9 @@ class TFRecordWriter:
         self._uri = parse_object(from_path_or_uri(target), _VERB)
         self._options = options
         check_compression(compression)
+        if not compression and self._uri.key.endswith((".gz", ".zst", ".lz4")):
+            msg = "by its name readers take the file for a compressed one: give compression='GZIP', or another name"
+            raise OptionError(msg, uri=str(self._uri), operation=_VERB)
         if index and compression:
             msg = f"a {compression} file can have no index: its records are not where they seem"
             raise OptionError(msg, uri=str(self._uri), operation=_VERB)

@@ -10,12 +10,13 @@ import re
 from collections.abc import Sequence
 
 from s3dlio import listing
+from s3dlio.bounds import flag, is_a
 from s3dlio.cancel import CancellationToken
 from s3dlio.context import current_token, store_of
 from s3dlio.crew import map_all
 from s3dlio.errors import OptionError, UriError
 from s3dlio.stores.upload import Pending
-from s3dlio.uri import Uri, parse
+from s3dlio.uri import Uri, parse, several
 
 #: S3 takes a thousand keys in one request; so many such requests are under way at once.
 _DELETED_TOGETHER = 1000
@@ -41,7 +42,8 @@ def delete(
         UriError: A URI ends in ``/`` and ``recursive`` is ``False``, or names a whole bucket.
         StoreError: Something cannot be deleted.
     """
-    given = [uri] if isinstance(uri, str) else list(uri)
+    given = [uri] if isinstance(uri, str) else several(uri, "delete")
+    flag("recursive", recursive)
     for text in given:
         where = parse(text)
         if recursive:
@@ -86,7 +88,7 @@ def abort_uploads(uri_prefix: str, *, older_than_s: float = _DAY_S) -> list[str]
         >>> s3dlio.abort_uploads("memory://bucket/runs/")
         []
     """
-    if not older_than_s >= 0:
+    if not is_a(older_than_s, int, float) or not older_than_s >= 0:
         msg = f"older_than_s must be seconds, 0 or more, not {older_than_s}"
         raise OptionError(msg, uri=uri_prefix, operation="abort_uploads")
     where = parse(uri_prefix)

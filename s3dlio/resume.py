@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from s3dlio.bounds import is_a, whole
 from s3dlio.errors import OptionError
 from s3dlio.shards import Share, Walk, merged_steps
 
@@ -74,9 +75,7 @@ class Bookmark:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch. The one that a loaded state stands in keeps its place."""
-        if epoch < 0:
-            msg = f"the epoch must be at least 0, not {epoch}"
-            raise OptionError(msg)
+        epoch = whole("the epoch", epoch, 0)
         if epoch != self._epoch:
             self._epoch = epoch
             self._from = self._run = self._begun = None
@@ -180,6 +179,9 @@ def _is_over(share: Share, steps: int) -> bool:
 
 def _check(state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Refuse what cannot be taken up."""
+    if not is_a(state, Mapping):
+        msg = f"a state is what state_dict() has returned, not {state!r:.80}"
+        raise OptionError(msg, operation="load_state_dict")
     missing = {"version", "epoch", "consumed"} - set(state)
     if missing or state["version"] != VERSION:
         msg = f"this is not a state of this library's (version {VERSION}): it has {sorted(state)}"

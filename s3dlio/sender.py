@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from s3dlio.bounds import whole
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import combine_crc32c, crc32c_of_pieces
 from s3dlio.crew import CREW
@@ -327,9 +328,7 @@ def _check(store: Store, uri: Uri, part_bytes: int, width: int) -> None:
     if fault:
         msg = f"part_size must be {fault} bytes, not {part_bytes:,}"
         raise OptionError(msg, uri=str(uri), operation="put")
-    if width < 1:
-        msg = f"max_in_flight must be at least 1, not {width}"
-        raise OptionError(msg, uri=str(uri), operation="put")
+    whole("max_in_flight", width, 1)
 
 
 def verify_size(store: Store, where: Uri, length: int, operation: str, token: CancellationToken) -> None:

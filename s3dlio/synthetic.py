@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from s3dlio.bounds import whole
 from s3dlio.buffers import KIB, MIB, POOL, BytesView, bytes_of, view_of
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import map_all
@@ -61,6 +62,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        object.__setattr__(self, "size", whole("size", self.size))
         _require(self.size >= 0, f"size must be bytes, 0 or more, not {self.size!r}")
         _require(self.dedup_factor >= 1, f"dedup_factor must be at least 1, not {self.dedup_factor!r}")
         fits = 1 <= self.compress_factor <= MOST_COMPRESS_FACTOR

@@ -364,7 +364,11 @@ def get_tfrecord(
         StoreError: The file cannot be read.
     """
     where = _object(uri, "get_tfrecord")
-    offset, size = int(entry[0]), int(entry[1])
+    try:
+        offset, size = int(entry[0]), int(entry[1])
+    except (TypeError, ValueError, IndexError) as error:
+        msg = f"a record is named by its entry in the file's index, (offset, size), not by {entry!r:.80}"
+        raise OptionError(msg, uri=str(where), operation="get_tfrecord") from error
     with _concerning(where, "get_tfrecord"):
         if offset < 0 or size < HEAD + FOOT:
             msg = f"no record has the offset {offset} and the size {size}"

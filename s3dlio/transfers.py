@@ -16,6 +16,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any, Literal
 
+from s3dlio.bounds import flag, whole
 from s3dlio.cancel import CancellationToken
 from s3dlio.context import context_options, current_token, store_of
 from s3dlio.errors import AccessDeniedError, AlreadyExistsError, NotFoundError, OptionError, TransferError
@@ -283,9 +284,9 @@ def _transfer(sources: Sequence[Any], dest: Uri, how: _How) -> TransferResult:
 
 
 def _check(how: _How) -> None:
-    if how.max_in_flight < 1:
-        msg = f"max_in_flight must be at least 1, not {how.max_in_flight}"
-        raise OptionError(msg, operation=how.operation)
+    whole("max_in_flight", how.max_in_flight, 1)
+    for name in ("create_bucket", "flatten", "update"):
+        flag(name, getattr(how, name))
     if how.errors not in ("raise", "return"):
         msg = f"errors must be 'raise' or 'return', not {how.errors!r}"
         raise OptionError(msg, operation=how.operation)

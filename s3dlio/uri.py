@@ -9,16 +9,21 @@ A URI is split, never decoded: a key is exactly the characters the caller wrote,
 
 from __future__ import annotations
 
-import os.path
+import os
+from collections.abc import Iterable
 from pathlib import PurePath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from s3dlio.bounds import is_a
 from s3dlio.errors import UriError, suggest
 
 #: Schemes whose first path segment names a container (a bucket, an Azure container or account).
 CONTAINER_SCHEMES = frozenset({"s3", "gs", "gcs", "az", "memory"})
 #: Schemes whose key is an absolute path of the local machine.
 PATH_SCHEMES = frozenset({"file", "direct"})
+
+
+T = TypeVar("T")
 
 
 class Uri(NamedTuple):
@@ -61,7 +66,8 @@ def parse(text: str) -> Uri:
     try:
         scheme, separator, rest = text.partition("://")
     except (AttributeError, TypeError):
-        msg = f"a URI must be a str, not {type(text).__name__}: {text!r:.80}"
+        hint = f"; write 'file://{os.path.abspath(text)}'" if is_a(text, PurePath) else ""
+        msg = f"a URI must be a str, not {type(text).__name__}: {text!r:.80}{hint}"
         raise UriError(msg) from None
     if not separator or not scheme:
         msg = f"no scheme in {text!r}; write for example 's3://bucket/key' or 'file:///absolute/path'"
@@ -106,23 +112,44 @@ def parse_object(text: str, operation: str) -> Uri:
     return uri
 
 
-def from_path_or_uri(text: str | PurePath) -> str:
+def from_path_or_uri(text: str | os.PathLike[str]) -> str:
     """Return ``text`` as a URI: URIs pass, local paths become ``file://`` ones.
 
     Meant for arguments where a local path is expected as often as a URI. A relative path is taken
-    from the current directory.
+    from the current directory; a leading ``~/`` is the home directory, as shells have it.
 
     Raises:
-        UriError: It is empty: a variable that was not set, most likely. ``.`` is the current directory.
+        UriError: It is neither text nor a path; or it is empty: a variable that was not set, most likely. ``.`` is
+            the current directory.
     """
+    if not is_a(text, str, os.PathLike):
+        msg = f"the address must be text or a path, not {type(text).__name__}: {text!r:.80}"
+        raise UriError(msg)
     text = str(text)
     if "://" in text:
         return text
     if not text:
         raise UriError("an empty path names nothing; write '.' for the current directory")
     slash = "/" if text.endswith("/") else ""
-    absolute = os.path.abspath(text)
-    return "file://" + (absolute if absolute.endswith("/") else absolute + slash)
+    path = absolute(text)
+    return "file://" + (path if path.endswith("/") else path + slash)
+
+
+def absolute(path: str) -> str:
+    """Return a local path from the root on: ``~`` and ``~/x`` are of the home directory, others of the current one."""
+    return os.path.abspath(os.path.expanduser(path) if path == "~" or path.startswith("~/") else path)
+
+
+def several(addresses: Iterable[T], operation: str) -> list[T]:
+    """Return many addresses as a list; a single one is a sequence too, of characters, and is not meant.
+
+    Raises:
+        UriError: It is a single address, or nothing of the kind.
+    """
+    if is_a(addresses, str, bytes) or not is_a(addresses, Iterable):
+        msg = f"a list of URIs is wanted, not {type(addresses).__name__}: {addresses!r:.80}"
+        raise UriError(msg, operation=operation)
+    return list(addresses)
 
 
 def join(prefix: str, *names: str) -> str:

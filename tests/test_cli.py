@@ -225,6 +225,18 @@ def test_removing_all_below_needs_a_yes(cli: Callable[..., Done], place: str) ->
     assert s3dlio.list(f"{place}/") == [f"{place}/{n}.b" for n in range(3)]
 
 
+def test_a_glob_that_names_nothing_is_told_where_it_goes(cli: Callable[..., Done], place: str) -> None:
+    s3dlio.put_many([(f"{place}/{name}", b"x") for name in ("a.bin", "b.bin")])
+    for words in (["rm"], ["rm", "-n"], ["ls"]):
+        done = cli(*words, f"{place}/*.bin")
+        assert (done.code, done.out) == (2, "")
+        assert f"{words[0]} -r -p '*.bin' {place}/\n" in done.err
+    assert len(s3dlio.list(f"{place}/")) == 2
+    s3dlio.put(f"{place}/*.bin", b"x")
+    assert cli("rm", f"{place}/*.bin") == (0, "", "")
+    assert len(s3dlio.list(f"{place}/")) == 2
+
+
 def test_buckets_and_directories(cli: Callable[..., Done], bucket: str, tmp_path: Path) -> None:
     other = f"{bucket}-other"
     assert cli("create-bucket", other).code == 0
@@ -429,6 +441,12 @@ def test_a_measurement_that_fails_leaves_nothing_either(
     assert done.code == 1
     assert sum(request.method == "PUT" for request in origin.requests) == 5
     assert origin.objects == {}
+
+
+def test_a_measurement_that_cannot_write_says_so_last(cli: Callable[..., Done], bucket: str) -> None:
+    done = cli("bench", "-n", 1, "-s", "1", f"{bucket}-none/")
+    assert (done.code, done.out) == (1, "")
+    assert re.match(r"s3dlio: put .*NoSuchBucket", done.err.splitlines()[-1])
 
 
 @given(values=st.lists(st.integers(0, 1000), min_size=1, max_size=50), share=st.integers(1, 100))

@@ -700,7 +700,7 @@ def test_options_may_come_as_a_mapping_and_keywords_win() -> None:
         ({"on_error": "skipp"}, "did you mean 'skip'"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"batch_size": 8, "global_batch_size": 8}, "give one of them"),
-        ({"prefetch_to_device": -1}, "prefetch_to_device must not be negative"),
+        ({"prefetch_to_device": -1}, "prefetch_to_device must be at least 0"),
         ({"process_index": 0}, "process_index and process_count go together"),
         ({"process_index": 2, "process_count": 2}, "shard index 2"),
         ({"sharding": "data"}, "sharding must be a jax.sharding.Sharding"),

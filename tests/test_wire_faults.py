@@ -27,6 +27,7 @@ from s3dlio.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from s3dlio.options import StoreOptions
 from s3dlio.retry import RetryPolicy
 from s3dlio.stores.credentials import AwsIdentity
 from s3dlio.stores.rest import make_transport
@@ -79,7 +80,7 @@ from tests.servers.faults import FaultOrigin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from s3dlio.options import StoreOptions
+    from s3dlio.testing import S3Server
     from tests.servers.reply import Step
     from tests.servers.rules import Request
 
@@ -329,6 +330,37 @@ def test_a_port_that_nobody_listens_on_is_given_up_soon(monkeypatch: pytest.Monk
             assert "cannot reach http://127.0.0.1:" in str(error)
             assert "tried 3 times" in str(error)
             assert isinstance(error.__cause__, ConnectionRefusedError)
+
+
+@pytest.mark.parametrize("form", ["http://user:OPENSESAME@127.0.0.1:{}", "127.0.0.1:{}"])
+def test_a_proxy_that_does_not_answer_is_named_without_its_password(
+    origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("http_proxy", form.format(port))
+    monkeypatch.setenv("no_proxy", "")
+    server = s3dlio.ObjectStore(StoreOptions(endpoint_url=origin.endpoint_url, anonymous=True, max_attempts=1))
+    with pytest.raises(StoreUnavailableError, match=f"through the proxy 127.0.0.1:{port}: ") as caught:
+        server.get("s3://bucket/a")
+    assert "OPENSESAME" not in str(caught.value)
+    assert not origin.requests
+
+
+def test_a_proxy_that_cannot_be_is_an_error_of_ours(origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:port")
+    monkeypatch.setenv("no_proxy", "")
+    server = s3dlio.ObjectStore(StoreOptions(endpoint_url=origin.endpoint_url, anonymous=True))
+    with pytest.raises(OptionError, match=r"proxy 127.0.0.1:port: must be http://host\[:port\]"):
+        server.get("s3://bucket/a")
+
+
+def test_a_server_without_tls_is_told_as_such_at_once(rclone: S3Server) -> None:
+    url = rclone.endpoint_url.replace("http://", "https://")
+    server = s3dlio.ObjectStore(StoreOptions(endpoint_url=url, anonymous=True))
+    with pytest.raises(StoreError, match="is the endpoint one of http://") as caught:
+        server.get("s3://bucket/a")
+    assert not caught.value.retryable
 
 
 def test_a_host_name_that_cannot_be_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

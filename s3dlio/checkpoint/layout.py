@@ -23,6 +23,7 @@ from s3dlio.errors import FormatError, IntegrityError, OptionError
 
 VERSION = 1
 #: What stands before the header.
+_ZIP_MAGIC = b"PK\x03\x04"
 PREFIX_BYTES = 8
 #: The safetensors library refuses longer headers.
 MOST_HEADER_BYTES = 100_000_000
@@ -149,6 +150,9 @@ def header_length(prefix: bytes | memoryview, size: int) -> int:
     """
     length = int.from_bytes(prefix[:PREFIX_BYTES], "little")
     if len(prefix) < PREFIX_BYTES or not 2 <= length <= min(size - PREFIX_BYTES, MOST_HEADER_BYTES):  # noqa: PLR2004
+        if bytes(prefix[:4]) == _ZIP_MAGIC:
+            msg = "this is a ZIP file, as torch.save writes: torch.load(io.BytesIO(s3dlio.get(uri))) reads one of those"
+            raise FormatError(msg)
         msg = f"this is no checkpoint: {size} bytes, of which a header of {length} bytes is said to be a part"
         raise FormatError(msg)
     return length

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from s3dlio.bounds import is_a, whole
 from s3dlio.errors import CheckpointError, FormatError, OptionError, suggest
 
 FORMAT_VERSION = 1
@@ -111,6 +112,7 @@ class Manifest:
         Raises:
             OptionError: There is no such rank.
         """
+        rank = whole("rank", rank)
         if not 0 <= rank < len(self.shards):
             msg = f"{self.id} has ranks 0 to {len(self.shards) - 1}, not {rank}"
             raise OptionError(msg)
@@ -166,8 +168,8 @@ def check_meta(user_meta: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
         OptionError: They are not.
     """
-    meta = dict(user_meta or {})
     try:
+        meta = dict(user_meta or {})
         same = json.loads(json.dumps(meta, allow_nan=False)) == meta
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"user_meta must be plain JSON values: {error}"
@@ -176,6 +178,18 @@ def check_meta(user_meta: Mapping[str, Any] | None) -> dict[str, Any]:
         msg = "user_meta must be plain JSON values: lists, and dicts whose keys are text"
         raise OptionError(msg)
     return meta
+
+
+def check_facts(step: int, epoch: int | None, framework: str) -> tuple[int, int | None, str]:
+    """Return what else a manifest is told, as plain values: what is written must be readable again.
+
+    Raises:
+        OptionError: Something is of another kind, or the step is negative.
+    """
+    if not is_a(framework, str):
+        msg = f"framework must be text, not {framework!r:.80}"
+        raise OptionError(msg)
+    return whole("step", step, 0), None if epoch is None else whole("epoch", epoch), framework
 
 
 def shard_key(step: int, timestamp: str, rank: int, strategy: str) -> str:

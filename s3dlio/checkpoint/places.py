@@ -41,7 +41,7 @@ def base_of(place: str | os.PathLike[str]) -> Uri:
     Raises:
         UriError: It is no address.
     """
-    return parse(from_path_or_uri(os.fspath(place)).rstrip("/") + "/")
+    return parse(from_path_or_uri(place).rstrip("/") + "/")
 
 
 def new_save() -> str:

@@ -134,7 +134,12 @@ class Target:
             told.append(error.message)
         if told:
             msg = f"the checkpoint does not fit ({len(told)} differences):\n  " + "\n  ".join(sorted(told))
-            raise CheckpointError(msg)
+            raise CheckpointError(msg + self._deeper(faults))
+
+    def _deeper(self, faults: Iterable[Path]) -> str:
+        """Say so, if what is given lies one step deeper in the checkpoint: a model's state, in that of a run."""
+        below = next((path[0] for path in faults if len(path) > 1 and path[1:] in self._given), None)
+        return "" if below is None else f"\nit has such names below {below!r}: into={{{below!r}: ...}}, keys={below!r}"
 
     def follow(self, arrays: Mapping[str, Any], kind_of: Callable[[Any], Kind]) -> None:
         """Copy what has landed to where it is wanted as well.

@@ -115,7 +115,7 @@ class _Apart:
         if type(value) is float:
             return value if math.isfinite(value) else {"f": repr(value)}
         for kind in self._kinds:
-            if kind.owns(value):
+            if kind.owns(value) and not isinstance(value, BytesView):  # which are bytes, though arrays to NumPy
                 return self._array(kind, value, path)
         encode = next((way for types, way in _WAYS if isinstance(value, types)), None)
         found = encode(self, value, path) if encode else None

@@ -93,15 +93,18 @@ def _taken_away(prefix: str, uris: Sequence[str]) -> Iterator[None]:
     """Delete whatever the block has written, however it ends."""
     from s3dlio import removal
 
+    failed = True
     try:
         yield
+        failed = False
     finally:
         try:
             removal.delete(uris)  # by name: those that no listing shows yet as well
             removal.delete(prefix, recursive=True)  # the directories of files
         except BaseException as error:
             show.note(f"objects may be left ({message(error)}); delete them with: s3dlio rm -r -y {prefix}")
-            raise
+            if not failed or not isinstance(error, Exception):  # else the first failure is the one to tell
+                raise
 
 
 def _puts(uris: Sequence[str], data: bytes, jobs: int) -> Phase:

@@ -50,10 +50,20 @@ def ls(uri: str, recursive: bool, pattern: str | None, long: bool, count_only: b
     sys.stdout.flush()
     if not found.lines and "://" not in uri and not os.path.lexists(uri):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
+    if not found.lines:
+        _refuse_glob(uri, "ls -r")
     if count_only:
         found.show()
     elif sys.stderr.isatty() and not current().quiet:
         show.note(found.text)
+
+
+def _refuse_glob(uri: str, command: str) -> None:
+    """Say where a pattern goes, of a name that looks like one and is of nothing that exists."""
+    folder, slash, last = uri.rpartition("/")
+    if "*" in last:
+        msg = f"there is nothing named {uri}; for what matches write: s3dlio {command} -p '{last}' {folder + slash or '.'}"
+        raise Misused(msg)
 
 
 class _Found:
@@ -301,12 +311,20 @@ def _abort_uploads(places: list[str]) -> None:
         show.line(uri)
 
 
+def _exists(place: str) -> bool:
+    from s3dlio import api  # with NumPy, which few removals need
+
+    return api.exists(place)
+
+
 def _check_removal(places: list[str], pattern: str | None, *, recursive: bool) -> None:
     for place in places:
         where = parse(place)
         if not recursive and (place.endswith("/") or not where.key):
             msg = f"{place} names all that lies below; add -r to delete that"
             raise Misused(msg)
+        if not recursive and "*" in where.key and not _exists(place):
+            _refuse_glob(place, "rm -r")
     if pattern is not None and not recursive:
         msg = "--pattern goes with -r"
         raise Misused(msg)

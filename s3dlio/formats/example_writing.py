@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from s3dlio.bounds import mapping
 from s3dlio.buffers import flat_bytes
 from s3dlio.errors import OptionError
 
@@ -38,7 +39,7 @@ def encode_example(features: Mapping[str, Any]) -> bytes:
         OptionError: A value is none of these, or a number does not fit.
     """
     entries = []
-    for name, value in features.items():
+    for name, value in mapping("features", features).items():
         try:
             entries.append(_delimited(1, _delimited(1, _encoded(name)) + _delimited(2, _feature(value))))
         except OptionError as error:

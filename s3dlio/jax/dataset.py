@@ -19,6 +19,7 @@ from s3dlio.loader import BatchLoader
 from s3dlio.options import StoreOptions
 from s3dlio.resume import Run, State
 from s3dlio.shards import Shard
+from s3dlio.uri import several
 
 
 class S3JaxIterable:
@@ -124,7 +125,7 @@ class S3JaxIterable:
     @classmethod
     def from_uris(cls, uris: Iterable[str], **options: Any) -> Self:
         """Return the iterable over the given objects; nothing is listed."""
-        return cls(list(uris), **options)
+        return cls(several(uris, "from_uris"), **options)
 
     @classmethod
     def from_manifest(cls, uri: str, *, verify: bool = False, **options: Any) -> Self:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jax.sharding import Sharding
 
+from s3dlio.bounds import mapping, settle
 from s3dlio.dataset import Ahead
 from s3dlio.errors import OptionError, suggest
 from s3dlio.fetch import DEFAULT_BUDGET_BYTES
@@ -26,6 +27,12 @@ _RETURN_TYPES = ("jax", "numpy")
 _BATCH_SIZE = 32
 #: One that is ready while one is in use, and one more against uneven steps.
 _PREFETCH = 2
+
+#: The options that are whole numbers, and the smallest that will do.
+_NUMBERS = {
+    "batch_size": 1, "global_batch_size": 1, "seed": None, "shuffle_buffer": 1, "prefetch_to_device": 0,
+    "num_workers": 0, "prefetch": 0, "read_ahead_bytes": 0, "process_index": 0, "process_count": 1,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -57,7 +64,7 @@ class Loop:
             OptionError: There is no such option; the message names the nearest.
         """
         known = [field.name for field in dataclasses.fields(cls)]
-        options = dict(loader_opts or {})
+        options = mapping("loader_opts", loader_opts)
         for name in (*options, *given):
             if name not in known:
                 msg = f"S3JaxIterable has no option {name!r}{suggest(name, (*known, *OF_DATASET))}"
@@ -76,10 +83,7 @@ class Loop:
             hint = suggest(self.return_type, _RETURN_TYPES)
             msg = f"return_type must be one of {', '.join(_RETURN_TYPES)}, not {self.return_type!r}{hint}"
             raise OptionError(msg)
-        for name in ("prefetch_to_device", "read_ahead_bytes"):
-            if getattr(self, name) < 0:
-                msg = f"{name} must not be negative: {getattr(self, name)}"
-                raise OptionError(msg)
+        settle(self, _NUMBERS, ("drop_last",))
         if self.batch_size is not None and self.global_batch_size is not None:
             msg = "batch_size is of one process and global_batch_size of all together: give one of them"
             raise OptionError(msg)

@@ -10,6 +10,7 @@ import atexit
 import importlib
 import os
 
+from s3dlio.bounds import is_a
 from s3dlio.errors import OptionError
 from s3dlio.options import ENVIRONMENT, StoreOptions
 from s3dlio.stores.base import Store
@@ -49,6 +50,9 @@ def open_store(uri: str | Uri, options: StoreOptions | None = None) -> Store:
         OptionError: An option or an environment variable is wrong.
     """
     where = parse(uri) if isinstance(uri, str) else uri
+    if not is_a(options, StoreOptions, type(None)):
+        msg = f"options must be s3dlio.StoreOptions(...), not {type(options).__name__}"
+        raise OptionError(msg, operation="open_store")
     backend = _BACKENDS.get(where.scheme)
     family = backend[2] if backend else where.scheme
     settings = (where.scheme if not backend else family, options, _surroundings(family))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, TypeVar
 
 from s3dlio import recorder
+from s3dlio.bounds import is_a
 from s3dlio.cancel import CancellationToken
 from s3dlio.checksums import crc32c
 from s3dlio.errors import AccessDeniedError, NotFoundError, OptionError, RangeError, StoreError
@@ -384,6 +385,9 @@ def check_headers(headers: Mapping[str, str]) -> None:
         OptionError: A name or value is not printable ASCII.
     """
     for name, value in headers.items():
+        if not (is_a(name, str) and is_a(value, str)):
+            msg = f"metadata and types of content are text, not {name!r}: {value!r:.80}"
+            raise OptionError(msg)
         if not (name.isascii() and name.isprintable() and " " not in name and ":" not in name):
             msg = f"metadata name {name!r} cannot be sent; use letters, digits and '-'"
             raise OptionError(msg)

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import tensorflow as tf
 
+from s3dlio.bounds import mapping, settle
 from s3dlio.cancel import CancellationToken
 from s3dlio.dataset import Ahead, ObjectDataset, Where
 from s3dlio.errors import FormatError, OptionError, S3dlioError, suggest
@@ -27,6 +28,7 @@ from s3dlio.tf import world
 from s3dlio.tf.convert import Layout, nothing_like
 from s3dlio.tf.place import Place
 from s3dlio.tf.tap import Tap
+from s3dlio.uri import several
 
 #: Samples in a batch unless told otherwise, as in the other rooms.
 _BATCH_SIZE = 32
@@ -38,6 +40,12 @@ _READY = 1
 _TRIES = 100
 #: Of the options, those that the samples take.
 _OF_SAMPLES = ("pattern", "transform", "format", "key", "on_error", "index_progress", "options")
+
+#: The options that are whole numbers, and the smallest that will do.
+_NUMBERS = {
+    "batch_size": 1, "seed": None, "shuffle_buffer": 1, "num_workers": 0, "prefetch": 0, "read_ahead_bytes": 0,
+    "rank": 0, "world_size": 1,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -62,7 +70,7 @@ class _Loop:
     def of(cls, loader_opts: Mapping[str, Any] | None, given: dict[str, Any]) -> _Loop:
         """Fold ``loader_opts`` and keywords together; a keyword that was given wins."""
         known = [field.name for field in dataclasses.fields(cls)]
-        options = dict(loader_opts or {}) | given
+        options = mapping("loader_opts", loader_opts) | given
         if "drop_remainder" in options:  # tf.data's own name
             options["drop_last"] = options.pop("drop_remainder")
         for name in options:
@@ -74,6 +82,10 @@ class _Loop:
 
     def plan(self) -> BatchPlan:
         """Check the options, find the rank, and return which batches it reads."""
+        single = {"batch_size"} if self.batch_size is None else set()
+        settle(
+            self, {name: least for name, least in _NUMBERS.items() if name not in single}, ("drop_last", "as_string")
+        )
         if self.batch_size is None and self.drop_last:
             msg = "drop_last=True goes with batches, not with batch_size=None"
             raise OptionError(msg)
@@ -243,7 +255,7 @@ class S3TFDataset:
     @classmethod
     def from_uris(cls, uris: Iterable[str], **options: Any) -> Self:
         """Return the dataset of the given objects; nothing is listed."""
-        return cls(list(uris), **options)
+        return cls(several(uris, "from_uris"), **options)
 
     @classmethod
     def from_manifest(cls, uri: str, *, verify: bool = False, **options: Any) -> Self:

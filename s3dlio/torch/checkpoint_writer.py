@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from s3dlio import api, removal
+from s3dlio.bounds import flag, whole
 from s3dlio.buckets import list_uris
 from s3dlio.cancel import CancellationToken
 from s3dlio.checkpoint.kinds import HostOutlet, Outlet
@@ -88,13 +89,10 @@ class S3StorageWriter(StorageWriter):
         files_per_rank: int = 1,
     ) -> None:
         super().__init__()
-        if files_per_rank < 1:
-            msg = f"files_per_rank must be at least 1, not {files_per_rank}"
-            raise OptionError(msg)
         self._base = base_of(uri)
-        self._overwrite = overwrite
+        self._overwrite = flag("overwrite", overwrite)
         self._strategy = check_strategy(strategy)
-        self._files_per_rank = files_per_rank
+        self._files_per_rank = whole("files_per_rank", files_per_rank, 1)
         self._save_id = uuid.uuid4().hex
         self._rank = 0
         self._is_coordinator = True

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from s3dlio.bounds import flag, whole
 from s3dlio.buffers import BytesView
 from s3dlio.dataset import Ahead, ObjectDataset, Where
 from s3dlio.errors import OptionError, suggest
@@ -26,6 +27,7 @@ from s3dlio.torch import unequal
 from s3dlio.torch.convert import to_tensor
 from s3dlio.torch.packing import Packing
 from s3dlio.torch.shared import Shared
+from s3dlio.uri import several
 
 _RETURN_TYPES = ("tensor", "bytes", "view")
 
@@ -91,7 +93,7 @@ class TorchDataset(ObjectDataset):
     @classmethod
     def from_uris(cls, uris: Iterable[str], **options: Any) -> Self:
         """Return the dataset of the given objects, in the given order; nothing is listed."""
-        return cls(list(uris), **options)
+        return cls(several(uris, "from_uris"), **options)
 
 
 class S3MapDataset(TorchDataset, Dataset[Any]):
@@ -155,9 +157,9 @@ class S3MapDataset(TorchDataset, Dataset[Any]):
             index_progress=index_progress,
             options=options,
         )
-        self._ahead = Ahead(max_in_flight, read_ahead_bytes)
+        self._ahead = Ahead(whole("max_in_flight", max_in_flight, 1), whole("read_ahead_bytes", read_ahead_bytes, 0))
         self._foresight = PerProcess(self._foresee)
-        self._packed = packed
+        self._packed = flag("packed", packed)
         if packed:
             self._check_packable()
 
@@ -180,6 +182,12 @@ class S3MapDataset(TorchDataset, Dataset[Any]):
         samples = self._read(positions)
         if len(samples) == len(positions):  # else some were skipped
             unequal.check(samples, lambda place: self._name(positions[place]))
+        elif not samples:
+            msg = (
+                f"all {len(positions)} samples of a batch were skipped, and a DataLoader takes no empty batch: use larger "
+                "batches, or S3IterableDataset, whose batches are filled with the samples behind"
+            )
+            raise OptionError(msg, uri=self.uri_of(positions[0]), operation="__getitems__")
         return samples
 
     def _read(self, positions: list[int]) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from s3dlio.bounds import mapping, settle
 from s3dlio.dataset import Ahead, Where
 from s3dlio.errors import OptionError, suggest
 from s3dlio.fetch import DEFAULT_BUDGET_BYTES
@@ -26,6 +27,11 @@ from s3dlio.torch.collating import collated
 from s3dlio.torch.dataset import TorchDataset
 from s3dlio.torch.packing import Packing
 from s3dlio.torch.unequal import Watch
+
+#: The options that are whole numbers, and the smallest that will do.
+_NUMBERS = {
+    "seed": None, "shuffle_buffer": 1, "batch_size": 1, "num_workers": 0, "prefetch": 0, "read_ahead_bytes": 0,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -45,11 +51,11 @@ class _Loop:
     read_ahead_bytes: int = DEFAULT_BUDGET_BYTES
 
     def check(self) -> None:
-        """Refuse what does not go together."""
+        """Refuse what is wrong by itself, or does not go together."""
         shuffle_kind(self.shuffle)
-        if self.batch_size is not None and self.batch_size < 1:
-            msg = f"batch_size must be at least 1, not {self.batch_size}"
-            raise OptionError(msg)
+        if self.uneven is not None:
+            Share(0, Shard(), self.uneven)  # which refuses what is no policy
+        settle(self, _NUMBERS, ("drop_last", "packed", "enable_sharding"))
         if self.packed and self.batch_size is None:
             msg = "packed=True yields whole batches: give batch_size= here, and batch_size=None to the DataLoader"
             raise OptionError(msg)
@@ -61,7 +67,7 @@ class _Loop:
 def _loop(loader_opts: Mapping[str, Any] | None, given: dict[str, Any]) -> _Loop:
     """Fold ``loader_opts`` and keywords together; a keyword that was given wins."""
     known = [field.name for field in dataclasses.fields(_Loop)]
-    options = dict(loader_opts or {})
+    options = mapping("loader_opts", loader_opts)
     for name in (*options, *given):
         if name not in known:
             msg = f"S3IterableDataset has no option {name!r}{suggest(name, known)}"
@@ -221,9 +227,13 @@ class S3IterableDataset(TorchDataset, IterableDataset[Any]):
             self._bookmark.rewind()  # in an earlier worker process, an epoch ago
         run = self._bookmark.begin(self._walk_from)
         ahead = Ahead(self._width(), max(1, self._loop.read_ahead_bytes // world.worker().count))
-        if self._loop.packed:
-            return self._batches(run, ahead)
-        return self._one_by_one(run, ahead, Watch.of_loader(self._name))
+        watch = Watch.of_loader(self._name)
+        if not self._loop.packed:
+            return self._one_by_one(run, ahead, watch)
+        if watch is not None:
+            msg = "packed=True yields whole batches, and the DataLoader makes batches of these: give it batch_size=None"
+            raise OptionError(msg)
+        return self._batches(run, ahead)
 
     def _one_by_one(self, run: Run, ahead: Ahead, watch: Watch | None) -> Iterator[Any]:
         for sample in self.stream(run.walk, ahead, first=run.steps):

@@ -240,4 +240,6 @@ def _file(uri: Uri, name: str, status: os.stat_result) -> Source:
 
 def _absolute(path: str) -> str:
     """Return a path from the root on. Its dots stay as they are: in a pattern they mean something else."""
+    if path == "~" or path.startswith("~/"):
+        return os.path.expanduser(path)
     return path if path.startswith("/") else os.path.join(os.getcwd(), path)

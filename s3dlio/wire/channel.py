@@ -41,6 +41,11 @@ class Origin(NamedTuple):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
 
+    @property
+    def proxy_place(self) -> str:
+        """The proxy's host and port, without the password that may stand before them."""
+        return self.proxy.rpartition("@")[2].rpartition("://")[2].rstrip("/")
+
 
 class Timeouts(NamedTuple):
     """Seconds to connect, seconds without a byte, seconds for one exchange."""

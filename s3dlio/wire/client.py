@@ -184,14 +184,20 @@ class Client:
             raise
 
     def _connect(self, token: CancellationToken) -> Connection:
-        proxy = urllib.parse.urlsplit(self.origin.proxy)
+        given = self.origin.proxy
+        proxy = urllib.parse.urlsplit(given if "://" in given or not given else f"http://{given}")  # as curl reads it
         if self.origin.proxy and (proxy.scheme != "http" or not proxy.hostname):
-            msg = f"proxy {proxy.scheme}://{proxy.hostname}: only http:// proxies are spoken to"
+            msg = f"proxy {proxy.scheme}://{self.origin.proxy_place}: only http:// proxies are spoken to"
             raise OptionError(msg)
         if not proxy.hostname:
             connection = self._reach(self.origin.host, self.origin.port, token)
         else:
-            connection = self._reach(proxy.hostname, proxy.port or 80, token)
+            try:
+                port = proxy.port or 80
+            except ValueError as error:
+                msg = f"proxy {self.origin.proxy_place}: must be http://host[:port]"
+                raise OptionError(msg) from error
+            connection = self._reach(proxy.hostname, port, token)
         try:
             if proxy.hostname:
                 self._tunnel(connection, proxy)

@@ -41,8 +41,8 @@ Headers = Mapping[str, str]
 _MAX_ERROR_BYTES = 64 * 1024
 #: A listing page of 1,000 keys of 1,024 characters, each escaped to its longest, is below 8 MB.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-#: A name that does not resolve, a port nobody listens on or that does not speak TLS: rarely cured by waiting long,
-#: unless there has been a connection before. Then the server is being started again, which takes seconds.
+#: A name that does not resolve or a port nobody listens on is rarely cured by waiting long, unless there has been a
+#: connection before: then the server is being started again, which takes seconds.
 _UNREACHABLE_TRIES = 3
 
 
@@ -255,9 +255,9 @@ class Transport:
             error.concern(call.uri, call.operation)  # the search for credentials does not know what they are for
             raise error
         limit = self.policy.max_attempts
-        if not self.client.has_connected and (_is_unreachable(error) or _is_plain(error)):
+        if not self.client.has_connected and _is_unreachable(error):
             limit = min(_UNREACHABLE_TRIES, limit)
-        if number >= limit or _is_mistrust(error):
+        if number >= limit or _is_mistrust(error) or self._speaks_plainly(error):
             raise self._broken(call, number, error) from error
         _log.debug("%s %s: %s; try %d failed", call.operation, call.uri, error, number)
         token.sleep(self.policy.pause_s(number))
@@ -271,13 +271,20 @@ class Transport:
             kind = StoreError
             why = getattr(error, "verify_message", error)
             message = f"{server}: the certificate cannot be verified ({why}); set ca_bundle"
+        elif self._speaks_plainly(error):
+            kind = StoreError
+            message = f"{server}: the server does not speak TLS on this port: write http://, or name the port that does"
         elif isinstance(error, TimeoutError):
             kind = StoreTimeoutError
-        elif _is_plain(error) and not self.client.has_connected:
-            message += "; the server does not speak TLS on this port: write http://, or name the port that does"
         elif _is_unreachable(error):
-            message = f"cannot reach {server}: {error}{tried}; check the endpoint and the network"
+            proxy = self.client.origin.proxy_place
+            by = f" through the proxy {proxy}" if proxy else ""
+            message = f"cannot reach {server}{by}: {error}{tried}; check the endpoint and the network"
         return kind(message, uri=str(call.uri), operation=call.operation)
+
+    def _speaks_plainly(self, error: BaseException) -> bool:
+        """Tell whether the server has never spoken TLS here, and answers the first words of it with something else."""
+        return not self.client.has_connected and _is_plain(error)
 
 
 @dataclasses.dataclass(slots=True)
