@@ -73,12 +73,17 @@ def settle(options: object, numbers: Mapping[str, int | None], flags: Iterable[s
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return a flag: ``"no"`` is none, and would count as yes.
+    """Return a flag as a ``bool``: NumPy's flags, 0 and 1 are flags too; ``"no"`` is none, and would count as yes.
 
     Raises:
-        OptionError: It is neither ``True`` nor ``False``.
+        OptionError: It is something else.
     """
-    if not isinstance(value, bool):
+    is_flag = isinstance(value, int) and value in {0, 1}
+    if not (is_flag or type(value).__name__ in _NUMPY_FLAGS):
         msg = f"{name} must be True or False, not {value!r:.80}"
         raise OptionError(msg)
-    return value
+    return bool(value)
+
+
+#: NumPy is not imported for a comparison of types: 2 and later, and before.
+_NUMPY_FLAGS = frozenset({"bool", "bool_"})

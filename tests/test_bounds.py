@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import s3dlio
-from s3dlio.bounds import whole
+from s3dlio.bounds import flag, whole
 from s3dlio.errors import NotFoundError, OptionError, UriError
 from s3dlio.torch import S3IterableDataset, S3MapDataset
 
@@ -301,3 +301,15 @@ def test_a_leading_tilde_is_the_home_directory(
     assert s3dlio.load_checkpoint(folder / "ckpt") == {"a": 1}
     assert len(fsspec.filesystem("s3dlio+file").ls("~/again", detail=False)) == _SAMPLES
     assert os.listdir(elsewhere) == []
+
+
+@pytest.mark.parametrize("value", [True, 1, np.True_, np.bool_(1)])
+def test_flags_of_every_kind_are_flags(value: Any) -> None:
+    assert flag("recursive", value) is True
+    assert flag("recursive", type(value)(0)) is False
+
+
+@pytest.mark.parametrize("value", ["no", "True", 2, -1, 1.0, None, b"", []])
+def test_what_is_no_flag_is_refused(value: Any) -> None:
+    with pytest.raises(OptionError, match="recursive must be True or False"):
+        flag("recursive", value)
