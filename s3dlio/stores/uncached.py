@@ -37,9 +37,10 @@ class DirectDraft(Draft):
         with explained():
             try:
                 descriptor = super()._open(path)
-            except OSError:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)  # some kernels make the file before they refuse
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)  # some kernels make the file before they refuse
                 raise
         uncache(descriptor)
         return descriptor
