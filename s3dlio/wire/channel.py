@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 
 #: Linux alone knows how to acknowledge at once; elsewhere it is left to the kernel.
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
-#: Of a large body a thread is woken for so many bytes, not for each segment (on Linux; others wake as they do): a third
-#: less CPU for a body of 8 MiB over loopback. (64 KiB: a tenth less; 1 or 2 MiB: no less than this.)
-_WAKE_BYTES = 256 * 1024
-_LARGE_BYTES = 4 * _WAKE_BYTES
-_WAKES_LATE = sys.platform == "linux"
 
 
 class Origin(NamedTuple):
@@ -131,21 +126,6 @@ class Channel:
         except (BlockingIOError, TimeoutError) as error:
             msg = f"the server sent nothing for {self.timeouts.read_s:g} s"
             raise TimeoutError(msg) from error
-
-    def _recv_body(self, target: memoryview, flags: int) -> int:
-        """Receive what one call brings of ``target``, of a body that has at least so many bytes left."""
-        if len(target) < _LARGE_BYTES or not (self._plain and _WAKES_LATE):
-            return self._recv(target, flags)
-        # What is left out keeps coming: so there will be something to be woken for until the end of this call. A body
-        # that stops coming is returned as far as it came, as without, when the kernel's timeout is over.
-        self._wake_for(_WAKE_BYTES)
-        try:
-            return self._recv(target[:-_WAKE_BYTES], flags)
-        finally:
-            self._wake_for(1)
-
-    def _wake_for(self, count: int) -> None:
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def acknowledge(self) -> None:
         """Have what has come acknowledged now, and what comes before the next send as soon as it is read."""

@@ -241,18 +241,18 @@ class Connection(Channel):
         seen to be waited for: it costs a call and a packet, a tenth of a small read.
         """
         if self._is_in_body:
-            return self._recv_body(target, flags)
+            return self._recv(target, flags)
         self._is_in_body = True
         if self._habits.hesitates or not (before or self._has_acknowledged):
             self._has_acknowledged = True
             self.acknowledge()
         elif not before:
             began = time.perf_counter()
-            count = self._recv_body(target, flags)
+            count = self._recv(target, flags)
             if time.perf_counter() - began > _HESITATION_S:
                 self._habits.hesitates = True
             return count
-        return self._recv_body(target, flags)
+        return self._recv(target, flags)
 
     def ask(self, request: bytes) -> None:
         """Send a GET whose answer :meth:`answer_whole` or :meth:`answer_part` will receive."""
