@@ -230,7 +230,7 @@ BAD_TREES: dict[str, Any] = {
     "name": {"a": ["x"], "k": "numpy"}, "two-kinds": {"l": [A, {"a": "x", "k": "bytes"}]}, "mark": {"q": 1},
     "fields": {"l": [], "t": []}, "no-fields": {}, "list": [1], "l": {"l": 5}, "l-dict": {"l": {}}, "d": {"d": [1]}, "m": {"m": [[1]]},
     "m-int": {"m": 5}, "m-key": {"m": [[{"l": []}, 1]]}, "m-array-key": {"m": [[A, 1]]}, "o": {"o": "ab"}, "set": {"s": [{"l": []}]},
-    "n": {"n": []}, "n-name": {"n": ["a b"]}, "n-class": {"n": ["class"]}, "n-code": {"n": ["A", ["x); import os; (", 1]]},
+    "n": {"n": []}, "n-dict": {"n": {}}, "y-dict": {"y": {}}, "n-name": {"n": ["a b"]}, "n-class": {"n": ["class"]}, "n-code": {"n": ["A", ["x); import os; (", 1]]},
     "n-twice": {"n": ["A", ["x", 1], ["x", 2]]}, "n-int": {"n": [5]}, "n-private": {"n": ["A", ["_x", 1]]},
     "y": {"y": []}, "f": {"f": "1e5"}, "f-list": {"f": []}, "c": {"c": [1, 2, 3]}, "c-array": {"c": [A, A]}, "b": {"b": "!!!"},
     "b-int": {"b": 5}, "i": {"i": "zz"}, "i-int": {"i": 5}, "deep": _deep(400), "extra-array": {"b": A},

@@ -45,7 +45,7 @@ def children(node: Any) -> Iterable[tuple[Any, Any]]:
             yield from enumerate(content)
         elif mark in ("n", "y"):
             yield from ((key, item) for key, item in content[1:])
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         msg = f"the structure cannot be read: {error}"
         raise FormatError(msg) from error
 
