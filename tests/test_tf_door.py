@@ -34,6 +34,9 @@ dataset = dataset.map(lambda batch: batch + 1).prefetch(8)
 """
 
 
+_TRIES = 5
+
+
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs a program; it must end by itself."""
     command = [sys.executable, "-c", program, *arguments]
@@ -49,8 +52,19 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("for number, batch in enumerate(dataset): 1 / (5 - number)", 1, "ZeroDivisionError: division by zero"),
         (
             """
-            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-            for batch in dataset.repeat(): time.sleep(0.001)
+            going = threading.Event()
+            going.set()
+
+            def press():
+                while going.is_set():
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(1)
+
+            threading.Timer(0.05, press).start()
+            try:
+                for batch in dataset.repeat(): time.sleep(0.001)
+            finally:
+                going.clear()
             """,
             -signal.SIGINT,
             "KeyboardInterrupt",
@@ -59,7 +73,10 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     ids=["half-read", "another thread", "sys.exit", "exception", "ctrl-c"],
 )
 def test_a_program_ends_with_an_open_iterator(tmp_path: Path, end: str, status: int, last: str) -> None:
-    done = run(_BEGIN + textwrap.dedent(end), str(tmp_path))
+    for _ in range(_TRIES):
+        done = run(_BEGIN + textwrap.dedent(end), str(tmp_path))
+        if "Executor.__del__" not in done.stderr:  # TensorFlow's own, where Python loses a Ctrl-C that comes just then
+            break
     assert done.returncode == status, done.stderr[-3000:]
     assert done.stderr.count("Traceback") == bool(last)  # the program's own
     assert last in done.stderr

@@ -27,7 +27,7 @@ from s3dlio.shards import Shard
 from s3dlio.tf import world
 from s3dlio.tf.convert import Layout, nothing_like
 from s3dlio.tf.place import Place
-from s3dlio.tf.tap import Tap, expect
+from s3dlio.tf.tap import Tap
 from s3dlio.uri import several
 
 #: Samples in a batch unless told otherwise, as in the other rooms.
@@ -321,7 +321,6 @@ class S3TFDataset:
     def _build(self) -> tf.data.Dataset:
         layout = self._layout
         draw = self._draw_single if layout.single else self._draw
-        expect()
         drawn = tf.data.Dataset.from_generator(lambda: Tap(draw), output_signature=layout.spec)
         if not layout.single and self._loop.batch_size is None:
             drawn = drawn.unbatch()

@@ -21,9 +21,8 @@ from s3dlio.errors import CancelledError
 
 #: At exit, reads are broken off and end at once; a transform that does not is not waited for longer.
 _EXIT_WAIT_S = 2.0
-#: A thread that was about to draw, or to open the next epoch's tap, or has just found the end, is gone when none has
-#: come for so long.
-_GRACE_S = 0.1
+#: A thread that was about to draw, or has just found the end, is gone when none has come for so long.
+_GRACE_S = 0.03
 
 
 class _Exit:
@@ -31,8 +30,6 @@ class _Exit:
 
     has_begun = False
     last_seen = 0.0
-    #: In which process TensorFlow was given something to draw from; in 0, none.
-    drawn_in = 0
 
     def see(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Note that one is here, which may be when the interpreter has no modules any more."""
@@ -40,11 +37,6 @@ class _Exit:
 
 
 _EXIT = _Exit()
-
-
-def expect() -> None:
-    """Say that TensorFlow may open taps from now on: at exit, one may be about to be opened when none is open."""
-    _EXIT.drawn_in = os.getpid()
 
 
 class Tap(Iterator[Any]):
@@ -62,8 +54,6 @@ class Tap(Iterator[Any]):
         self._see = _EXIT.see
         self._is_shut = _EXIT.has_begun  # whoever repeats its dataset comes again
         _OPEN.add(self)
-        expect()  # in a forked child too, of a dataset that its parent has made
-        self._see()
 
     def __next__(self) -> Any:
         """Return the next element."""
@@ -108,19 +98,16 @@ _OPEN: weakref.WeakSet[Tap] = weakref.WeakSet()
 @atexit.register
 def _at_exit() -> None:
     _EXIT.has_begun = True
-    if _EXIT.drawn_in != os.getpid():
+    taps = [tap for tap in _OPEN if tap.is_mine]
+    if not taps:
         return
+    for tap in taps:
+        tap.shut()
     deadline = time.monotonic() + _EXIT_WAIT_S
-    _shut_all(deadline)
+    for tap in taps:
+        tap.wait(deadline - time.monotonic())
+    del tap
+    taps.clear()  # so that TensorFlow's dropping them is seen
     begun = time.monotonic()
     while (now := time.monotonic()) < min(deadline, max(begun, _EXIT.last_seen) + _GRACE_S):
         time.sleep(min(_GRACE_S, deadline - now))
-
-
-def _shut_all(deadline: float) -> None:
-    """Shut all taps, and let go of them, so that TensorFlow's dropping them is seen."""
-    taps = [tap for tap in _OPEN if tap.is_mine]
-    for tap in taps:
-        tap.shut()
-    for tap in taps:
-        tap.wait(deadline - time.monotonic())
