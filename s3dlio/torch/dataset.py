@@ -75,9 +75,9 @@ class TorchDataset(ObjectDataset):
         """Return the samples of a group that was read into one tensor, each checked."""
         return packing.rows(group.sizes, self._checked_trim(group))
 
-    def _name(self, number: int) -> str:
-        record = "" if self.samples.records is None else f"sample {number} of "
-        return f"{record}{self.samples.catalog.uri(self.samples.object_of(number))}"
+    def _title(self, number: int) -> str:
+        """Return what a sample is called in messages: its object, or which one of that."""
+        return self.uri_of(number) if self.samples.records is None else f"sample {number} of {self.uri_of(number)}"
 
     def _checked_trim(self, group: Group) -> tuple[int, int]:
         """Check all samples; return how many bytes before and behind each do not belong to it."""
@@ -181,7 +181,7 @@ class S3MapDataset(TorchDataset, Dataset[Any]):
         positions = [self._position(int(number)) for number in numbers]
         samples = self._read(positions)
         if len(samples) == len(positions):  # else some were skipped
-            unequal.check(samples, lambda place: self._name(positions[place]))
+            unequal.check(samples, lambda place: self._title(positions[place]))
         elif not samples:
             msg = (
                 f"all {len(positions)} samples of a batch were skipped, and a DataLoader takes no empty batch: use larger "

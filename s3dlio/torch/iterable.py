@@ -227,7 +227,7 @@ class S3IterableDataset(TorchDataset, IterableDataset[Any]):
             self._bookmark.rewind()  # in an earlier worker process, an epoch ago
         run = self._bookmark.begin(self._walk_from)
         ahead = Ahead(self._width(), max(1, self._loop.read_ahead_bytes // world.worker().count))
-        watch = Watch.of_loader(self._name)
+        watch = Watch.of_loader(self._title)
         if not self._loop.packed:
             return self._one_by_one(run, ahead, watch)
         if watch is not None:
