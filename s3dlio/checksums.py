@@ -84,3 +84,9 @@ def base64_of(crc: int) -> str:
 def mask(crc: int) -> int:
     """Return a sum as TFRecord files store it: rotated by 15 bits to the right, plus a constant."""
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & _WORD
+
+
+def unmask(masked: int) -> int:
+    """Return the sum that :func:`mask` made this of."""
+    rotated = masked - MASK_DELTA & _WORD
+    return (rotated << 15 | rotated >> 17) & _WORD

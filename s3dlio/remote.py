@@ -14,19 +14,19 @@ import ctypes
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.crew import CREW, map_all
 from s3dlio.errors import ForkError, OptionError, RangeError
 from s3dlio.memory import KIB, MIB, POOL, POOLED_FROM_BYTES, bytes_of
 from s3dlio.ranges import Span, split
-from s3dlio.stores.base import Store, Version
+from s3dlio.stores.base import Store, Succession, Version
 from s3dlio.uri import Uri
 
-__all__ = ["Kept", "RemoteObject", "errand", "fill"]
+__all__ = ["Kept", "Piece", "RemoteObject", "errand", "fill"]
 
 T = TypeVar("T")
 
@@ -35,6 +35,25 @@ T = TypeVar("T")
 DEFAULT_FIRST_BYTES = 256 * KIB
 #: Where vector instructions, and frameworks that borrow memory instead of copying it, want data to begin.
 ALIGNMENT = 64
+#: Bytes of a range that one thread reads in turn with others, see :meth:`Store.relay`: longer ones do not fit into the
+#: sockets' buffers, so that server and reader wait for each other; of shorter ones there are too many (0.5 to 2 MiB tried).
+_IN_TURN_BYTES = MIB
+#: Pieces that are read so are no longer: memory that is soon used again is still in the processor's cache.
+_IN_TURN_PIECE_BYTES = 4 * MIB
+#: After so many ranges in a row that a relay could not read it is left: each has cost a request for nothing.
+_STRIKES = 3
+
+
+class Piece(NamedTuple):
+    """What has come of a piece of an object.
+
+    Attributes:
+        memory: Its bytes so far, from its beginning on. The same memory, and longer, until the piece is whole.
+        is_whole: Whether no more will come: the next piece lies in other memory.
+    """
+
+    memory: memoryview
+    is_whole: bool
 
 
 class RemoteObject:
@@ -169,6 +188,65 @@ class RemoteObject:
         span = self._within(start, self.size if stop is None else stop)
         return self._ahead(split(span.start, span.stop, chunk_bytes), ahead)
 
+    def growing(self, *, chunk_bytes: int = 8 * MIB, ahead: int = 4) -> Iterator[Piece]:
+        """Read the whole object piece by piece, in order, ahead of the consumer, who looks at bytes as they come.
+
+        Near a plain server this thread receives what the kernel has read ahead, 15 MiB at most, in pieces of 4 MiB at
+        most: bytes are looked at while they are in the processor's cache. Elsewhere it is :meth:`chunks`, and each
+        piece comes as a whole.
+
+        Args:
+            chunk_bytes: As of :meth:`chunks`.
+            ahead: As of :meth:`chunks`, where other threads read.
+
+        Yields:
+            What has come of a piece, writable; see :class:`Piece`. Dropping the iterator stops the reads. It belongs to
+            one thread of the process that made it.
+
+        Raises:
+            StoreError: As of :meth:`chunks`.
+            ForkError: The iterator was begun in another process.
+        """
+        begun = 0
+        relay = self._store.relay(self.uri, self.version, self._parent()) if len(self._head) < self.size else None
+        if relay is not None:
+            with relay as turns:
+                begun = yield from self._in_turn(turns, min(chunk_bytes, _IN_TURN_PIECE_BYTES))
+        for chunk in self.chunks(begun, chunk_bytes=chunk_bytes, ahead=ahead):
+            yield Piece(chunk, is_whole=True)
+
+    def _in_turn(self, turns: Succession, chunk_bytes: int) -> Generator[Piece, None, int]:
+        """Yield pieces until the object ends, or ranges have to be read otherwise; return where the next piece begins."""
+        home, strikes = os.getpid(), 0
+        asked: deque[Span] = deque()
+        coming = self._missing(chunk_bytes)
+        for span in split(0, self.size, chunk_bytes):
+            if strikes >= _STRIKES:
+                return span.start
+            memory = _aligned(span.length, 0)
+            done = self._copy_kept(span, memory)
+            if done:
+                yield Piece(memory[:done], is_whole=done == span.length)
+            while done < span.length:
+                _insist_on(home, self.uri)
+                if wanted := turns.wanted:
+                    parts = list(itertools.islice(coming, wanted))
+                    turns.ask(parts)
+                    asked.extend(parts)
+                part = asked.popleft()
+                target = memory[done : done + part.length]
+                strikes = 0 if turns.take(target) else strikes + 1
+                if strikes:
+                    self._store.read_into(self.uri, part.start, target, self.version, self._parent())
+                done += part.length
+                yield Piece(memory[:done], is_whole=done == span.length)
+        return self.size
+
+    def _missing(self, chunk_bytes: int) -> Iterator[Span]:
+        """Yield the ranges to ask for, piece by piece: what is kept of the beginning is not."""
+        for span in split(0, self.size, chunk_bytes):
+            yield from split(max(span.start, min(len(self._head), span.stop)), span.stop, _IN_TURN_BYTES)
+
     def _ahead(self, spans: Iterator[Span], ahead: int) -> Iterator[memoryview]:
         home = os.getpid()
         token = CancellationToken(self._parent(), CREW.get().token)
@@ -178,9 +256,7 @@ class RemoteObject:
                 waiting.extend(self._send(span, token) for span in itertools.islice(spans, ahead - len(waiting)))
                 if not waiting:
                     return
-                if os.getpid() != home:
-                    msg = "this iterator was begun in another process; begin a new one after the fork"
-                    raise ForkError(msg, uri=str(self.uri), operation="get_range")
+                _insist_on(home, self.uri)
                 piece = waiting.popleft().result()
                 waiting.extend(self._send(span, token) for span in itertools.islice(spans, 1))
                 yield piece
@@ -205,17 +281,28 @@ class RemoteObject:
 
     def _land(self, span: Span, memory: memoryview, token: CancellationToken) -> None:
         token.check()
+        kept = self._copy_kept(span, memory)
+        if kept < span.length:
+            self._fill(span.start + kept, memory[kept:], token)
+
+    def _copy_kept(self, span: Span, memory: memoryview) -> int:
+        """Copy what is kept of a range into its memory; return how many bytes that was."""
         kept = self._head[span.start : span.stop]
         memory[: len(kept)] = kept
-        missing = span.length - len(kept)
-        if missing:
-            self._fill(span.start + len(kept), memory[len(kept) :], token)
+        return len(kept)
 
     def _fill(self, start: int, target: memoryview, token: CancellationToken) -> None:
         fill(self._store, self.uri, start, target, self.version, token)
 
     def _parent(self) -> CancellationToken:
         return self._token or CREW.get().token
+
+
+def _insist_on(home: int, uri: Uri) -> None:
+    """Refuse to go on in another process than the one in which an iterator was begun: its connections are shared."""
+    if os.getpid() != home:
+        msg = "this iterator was begun in another process; begin a new one after the fork"
+        raise ForkError(msg, uri=str(uri), operation="get_range")
 
 
 def fill(store: Store, uri: Uri, start: int, target: memoryview, version: Version, token: CancellationToken) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from s3dlio.buffers import MIB, flat_bytes
-from s3dlio.checksums import crc32c_function, mask
+from s3dlio.checksums import crc32c_function, mask, unmask
 from s3dlio.errors import TFRecordError
 from s3dlio.formats.deflate import looks_packed
 from s3dlio.formats.row_sums import crc32c_of_rows, unmask_many
@@ -94,17 +94,40 @@ def records(
         TFRecordError: A sum is wrong, or a record is cut short or too long. The records before it have
             been yielded.
     """
+    return records_of_growing(((flat_bytes(chunk), True) for chunk in chunks), check, size, most_bytes)
+
+
+def records_of_growing(
+    pieces: Iterable[tuple[memoryview, bool]],
+    check: bool = True,  # noqa: FBT001, FBT002 - handed on by position
+    size: int | None = None,
+    most_bytes: int = MOST_RECORD_BYTES,
+) -> Iterator[memoryview]:
+    """Iterate as :func:`records` does while the pieces are still growing.
+
+    Args:
+        pieces: What has come of a piece, from its beginning on, and whether that is all of it; if not, the same memory
+            comes again, and longer.
+        check: As of :func:`records`.
+        size: As of :func:`records`.
+        most_bytes: As of :func:`records`.
+
+    Raises:
+        TFRecordError: As of :func:`records`.
+    """
     crossing = _Crossing(size, most_bytes)
-    base = 0
-    for chunk in chunks:
-        view = flat_bytes(chunk)
-        at = crossing.take(view)
+    base = at = 0
+    for view, is_whole in pieces:
+        at += crossing.take(view[at:])
         if crossing.is_whole:
             yield crossing.hand_over(check=check)
         if not crossing.is_open:
             at = yield from _whole_records(view, at, base, check=check)
-            crossing.begin(view[at:], base + at)
-        base += len(view)
+        if is_whole:
+            if not crossing.is_open:
+                crossing.begin(view[at:], base + at)
+            base += len(view)
+            at = 0
     if crossing.is_open:
         raise torn(crossing.offset, base)
 
@@ -202,8 +225,8 @@ def _unchecked(view: memoryview, bounds: list[int], _base: int) -> Iterator[memo
 
 def _sums_before(view: memoryview, stops: list[int]) -> list[int]:
     """Return the sums, no longer masked, with which the frames end that end at ``stops``."""
-    if not stops:
-        return []
+    if len(stops) < _FEW:
+        return [unmask(_WORD.unpack_from(view, stop - FOOT)[0]) for stop in stops]
     feet = _bytes_at(view, [stop - FOOT for stop in stops], FOOT)
     sums: list[int] = unmask_many(feet.view("<u4").reshape(-1)).tolist()
     return sums

@@ -17,18 +17,16 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import dataclasses
 import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.options import StoreOptions, resolve
 from s3dlio.pace import Pace
-from s3dlio.stores.stretch import Plan, Stretch, Wanted
+from s3dlio.stores.objects import Entry, ObjectInfo, PutOptions, SizeCache, bare, quoted
+from s3dlio.stores.stretch import Plan, Stretch, Succession, Wanted
 from s3dlio.stores.upload import Limits, Pending, Upload
 from s3dlio.uri import Uri
 from s3dlio.wire.places import Landed, Place, Version
@@ -37,137 +35,14 @@ from s3dlio.wire.places import Landed, Place, Version
 Reader = Callable[[Uri, int, int, Place], Version]
 
 __all__ = [
-    "Entry", "ObjectInfo", "Place", "Plan", "PutOptions", "Reader", "Store", "Stretch", "Version", "Wanted",
+    "Entry", "ObjectInfo", "Place", "Plan", "PutOptions", "Reader", "Store", "Stretch", "Succession", "Version", "Wanted",
+    "bare", "quoted",
 ]  # fmt: skip
 
 #: Media type of what stands for a directory.
 DIRECTORY_TYPE = "application/x-directory"
 #: Keys in a group: those of a usual page.
 _GROUP = 1000
-
-
-class Entry(NamedTuple):
-    """One line of a listing.
-
-    Attributes:
-        key: The object's key, or a common prefix (ending in ``/``).
-        size: Bytes; -1 for a common prefix.
-        etag: Entity tag without quotes, or an empty string.
-        last_modified: With time zone, or ``None``.
-    """
-
-    key: str
-    size: int
-    etag: str = ""
-    last_modified: datetime | None = None
-
-    @property
-    def is_prefix(self) -> bool:
-        """Whether this stands for all keys below it."""
-        return self.size < 0
-
-    @property
-    def is_marker(self) -> bool:
-        """Whether this is an empty object that stands for a directory, as consoles and mkdir make."""
-        return self.size == 0 and self.key.endswith("/")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """What is known of an object without its bytes.
-
-    Attributes:
-        size: Bytes.
-        last_modified: With time zone, or ``None`` where the backend does not say.
-        etag: Entity tag without quotes, or an empty string.
-        content_type: Media type, or an empty string.
-        metadata: The user's own keys (lower case) and values.
-        version_id: Version or generation, or an empty string.
-        storage_class: The provider's name of it, or an empty string.
-    """
-
-    size: int
-    last_modified: datetime | None = None
-    etag: str = ""
-    content_type: str = ""
-    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    version_id: str = ""
-    storage_class: str = ""
-
-    def as_mapping(self) -> dict[str, object]:
-        """Return it as users see it: name -> value."""
-        return {
-            "size": self.size,
-            "last_modified": self.last_modified,
-            "etag": self.etag,
-            "content_type": self.content_type,
-            "metadata": dict(self.metadata),
-            "version_id": self.version_id,
-            "storage_class": self.storage_class,
-        }
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PutOptions:
-    """How an object is written.
-
-    Attributes:
-        content_type: Media type; empty leaves it to the backend.
-        metadata: The user's own keys and values.
-        overwrite: ``False`` refuses, atomically where the backend can, to replace an object.
-        durable: ``False`` leaves it to the system when a file reaches the disk.
-        bulk: Nobody reads it soon: a file in parts need not pass through the page cache.
-        storage_class: By the backend's own name (Azure: access tier); empty is the bucket's default. Files have none.
-    """
-
-    content_type: str = ""
-    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    overwrite: bool = True
-    durable: bool = True
-    bulk: bool = False
-    storage_class: str = ""
-
-
-def bare(etag: str) -> str:
-    """Return an entity tag without its quotes; a weak one (``W/"..."``) stays as it is, to be told apart."""
-    return etag if etag.startswith("W/") else etag.strip('"')
-
-
-def quoted(etag: str) -> str:
-    """Return an entity tag as it stands in a header and in :class:`Version`: what :func:`bare` undoes."""
-    return etag if not etag or etag.startswith("W/") else f'"{etag}"'
-
-
-class SizeCache:
-    """Versions of objects seen lately. Thread-safe; bounded; entries grow old."""
-
-    #: A stale entry costs a failed condition and a second read, never a wrong byte.
-    TTL_S = 300.0
-    MOST = 200_000
-
-    def __init__(self) -> None:
-        self._seen: dict[Uri, tuple[float, Version]] = {}
-
-    def remember(self, uri: Uri, info: ObjectInfo) -> None:
-        """Keep what a HEAD or a listing has said."""
-        if len(self._seen) >= self.MOST:
-            self._seen.clear()
-        self._seen[uri] = (time.monotonic() + self.TTL_S, Version(info.size, quoted(info.etag)))
-
-    def get(self, uri: Uri) -> Version | None:
-        """Return the version of an object, or ``None`` when it is not known (any more)."""
-        if not self._seen:
-            return None
-        until, version = self._seen.get(uri, (0.0, None))
-        return version if until > time.monotonic() else None
-
-    def forget(self, uri: Uri) -> None:
-        """Drop what is known of an object."""
-        self._seen.pop(uri, None)
-
-    def clear(self) -> None:
-        """Drop what is known of all objects."""
-        self._seen.clear()
 
 
 class Store(abc.ABC):
@@ -276,6 +151,16 @@ class Store(abc.ABC):
 
     def make_ready(self, _uri: Uri, _token: CancellationToken) -> None:
         """Make a connection for a :meth:`flow` that lacks one. Raises what :meth:`read_first` does."""
+
+    def relay(
+        self, _uri: Uri, _version: Version, _token: CancellationToken
+    ) -> AbstractContextManager[Succession] | None:
+        """Give one thread a way to read consecutive ranges of an object, where one thread is the fastest.
+
+        Returns:
+            What asks for ranges ahead and receives them in their order. ``None`` where several threads are faster.
+        """
+        return None
 
     def range_width(self, _uri: Uri) -> int:
         """Return how many ranges of one large object should be read at once."""

@@ -20,6 +20,7 @@ from s3dlio.checksums import crc32c
 from s3dlio.errors import AccessDeniedError, NotFoundError, OptionError, RangeError, StoreError
 from s3dlio.options import StoreOptions
 from s3dlio.pace import Pace
+from s3dlio.ranges import Span
 from s3dlio.recorder import op_name
 from s3dlio.retry import RetryPolicy
 from s3dlio.stores.base import Entry, ObjectInfo, Place, Plan, PutOptions, Reader, Store, Version, bare, quoted
@@ -31,9 +32,10 @@ from s3dlio.wire.client import Client, origin_of
 from s3dlio.wire.head import Head
 from s3dlio.wire.lane import Lane
 from s3dlio.wire.places import Landed
+from s3dlio.wire.relay import Relay
 from s3dlio.wire.sweep import Sweep
 from s3dlio.wire.transport import Answer, Call, Landing, Transport, Unsized
-from s3dlio.wire.watched import Watch, WatchedSweep
+from s3dlio.wire.watched import Watch, WatchedRelay, WatchedSweep
 
 T = TypeVar("T")
 
@@ -187,10 +189,28 @@ class RestStore(Store):
     def quick(self, uri: Uri) -> tuple[Client, Quick]:
         """Return the client for a container's objects, and what makes the request for a range of one."""
 
-        def request(key: str, span: str) -> bytes:
-            return self._call("get", uri.with_key(key))[1].sign("GET", {"range": span})
+        def request(key: str, span: str, etag: str = "") -> bytes:
+            condition = {"if-match": etag} if etag else {}
+            return self._call("get", uri.with_key(key))[1].sign("GET", {"range": span} | condition)
 
         return self._call("get", uri)[0].client, request
+
+    def relay(self, uri: Uri, version: Version, token: CancellationToken) -> Relay | None:
+        """See :meth:`s3dlio.stores.base.Store.relay`: near a server that speaks plainly."""
+        client, quick = self.quick(uri)
+        latency = client.latency_s()
+        if client.origin.scheme == "https" or latency is None or latency >= _NEAR_S or client.pace.is_braked:
+            return None
+        # A weak tag never satisfies If-Match; the relay sees by itself that it is the same.
+        etag = "" if version.etag.startswith("W/") else version.etag
+
+        def request(span: Span) -> bytes:
+            return quick(uri.key, f"bytes={span.start}-{span.stop - 1}", etag)
+
+        most = self.options.max_concurrent_ranges
+        if recorder.active is None:
+            return Relay(client, request, version, most, token)
+        return WatchedRelay(uri, client, request, version, most, token)
 
     def _read_at_end(self, uri: Uri, start: int, place: Place, token: CancellationToken) -> Version:
         """Settle a range that the server refused without saying how large the object is."""

@@ -190,18 +190,19 @@ class S3Store(RestStore):
         site = self._site(uri.container)
         signed: list[RangeSigner | None] = [None]
 
-        def request(key: str, span: str) -> bytes:
+        def request(key: str, span: str, etag: str = "") -> bytes:
             now = int(time.time())
             signer = signed[0]
             if signer is None or signer.second != now:
                 pair = self._identity.current()
                 if pair is None:
                     target = Target("GET", "", f"/{quote_key(key)}", "")
-                    return self._sign(self._site(uri.container), target, {"range": span})
+                    condition = {"if-match": etag} if etag else {}
+                    return self._sign(self._site(uri.container), target, {"range": span} | condition)
                 here = self._site(uri.container)
                 signer = RangeSigner(pair, here.region, (here.host, here.path), now, _AGENT, self._always)
                 signed[0] = signer
-            return signer.request(key, span)
+            return signer.request(key, f"{span}\r\nif-match: {etag}" if etag else span)
 
         return site.transport.client, request
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from s3dlio.errors import S3dlioError
+from s3dlio.ranges import Span
 from s3dlio.uri import Uri
 
 
@@ -57,6 +58,20 @@ class Stretch(Protocol):
         That is the object's size, and its entity tag where more is to be read; or the error that ``place`` has
         raised; or ``None``: the answer was not the usual one, read it otherwise.
         """
+
+
+class Succession(Protocol):
+    """What :meth:`Store.relay` gives. It belongs to one thread."""
+
+    @property
+    def wanted(self) -> int:
+        """How many more ranges should be asked for before the next is taken."""
+
+    def ask(self, spans: Sequence[Span]) -> None:
+        """Ask for ranges, in the order in which they will be taken."""
+
+    def take(self, target: memoryview) -> bool:
+        """Receive the range whose turn it is into memory of its length; ``False``: read it otherwise."""
 
 
 class Plan(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from s3dlio.cancel import CancellationToken
 from s3dlio.errors import StoreError
@@ -16,10 +16,14 @@ from s3dlio.uri import Uri
 from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
 from s3dlio.wire.flow import Flow, Outcome, Request
-from s3dlio.wire.watched import Watch
+from s3dlio.wire.watched import GIVEN_UP, Watch
 
-#: Key and value of the Range field in, the whole head of a GET out.
-Quick = Callable[[str, str], bytes]
+
+class Quick(Protocol):
+    """What makes requests for ranges of a container's objects."""
+
+    def __call__(self, key: str, span: str, etag: str = "") -> bytes:
+        """Return the whole head of a GET, from the value of its Range field, and of If-Match unless that is empty."""
 
 
 class Window(Flow[Any]):
@@ -109,7 +113,7 @@ class WatchedWindow(Window):
         """End; what was sent and not received is told to the log, too."""
         super().__exit__(kind, error, trace)
         for watch in self._begun.values():
-            watch.over(good=False, error="given up")
+            watch.over(good=False, error=GIVEN_UP)
         self._begun.clear()
 
 

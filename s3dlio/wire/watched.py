@@ -7,18 +7,21 @@ looked: a first byte may have waited a little while another body was taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from s3dlio import recorder
 from s3dlio.cancel import CancellationToken
 from s3dlio.memory import POOL, bytes_of
+from s3dlio.ranges import Span
 from s3dlio.recorder import Gets, Line, now
 from s3dlio.uri import Uri
 from s3dlio.wire.client import Client
 from s3dlio.wire.connection import Connection
 from s3dlio.wire.head import ProtocolError
-from s3dlio.wire.places import Landed
+from s3dlio.wire.places import Landed, Place, Version
+from s3dlio.wire.relay import Answer, Relay
 from s3dlio.wire.sweep import Asked, Sweep
 
 if TYPE_CHECKING:
@@ -26,11 +29,9 @@ if TYPE_CHECKING:
 
 #: What the log says of an answer that a fast way leaves to the transport, which asks again.
 UNUSUAL = "not the usual answer: asked for again"
-_GIVEN_UP = "given up"
+GIVEN_UP = "given up"
 #: Lines that a sweep keeps until it tells them.
 _TOLD_TOGETHER = 128
-
-Place = Callable[[int], memoryview]
 
 
 class Watch:
@@ -59,6 +60,10 @@ class Watch:
             return target
 
         return placed
+
+    def begun(self, count: int) -> None:
+        """Note the first byte of an answer of ``count`` bytes."""
+        self._first, self._count = now(), count
 
     def over(self, *, good: bool, error: str = UNUSUAL) -> None:
         """Write the line."""
@@ -114,7 +119,7 @@ class WatchedSweep(Sweep):
 
     def _give_up(self, number: int, connection: Connection, start: int) -> None:
         super()._give_up(number, connection, start)
-        self._note_failure(number, start, 0, _GIVEN_UP)
+        self._note_failure(number, start, 0, GIVEN_UP)
 
     def _note_failure(self, number: int, start: int, first: int, error: str) -> None:
         log = recorder.active
@@ -127,3 +132,58 @@ class WatchedSweep(Sweep):
         log = recorder.active
         if log is not None and gets.noted:
             log.add_gets(gets)
+
+
+class WatchedRelay(Relay):
+    """A relay with a line for each range.
+
+    Args:
+        uri: The object.
+        client: See :class:`s3dlio.wire.relay.Relay`.
+        request: See there.
+        version: See there.
+        most: See there.
+        token: See there.
+    """
+
+    __slots__ = ("_uri", "_watches")
+
+    def __init__(
+        self,
+        uri: Uri,
+        client: Client,
+        request: Callable[[Span], bytes],
+        version: Version,
+        most: int,
+        token: CancellationToken,
+    ) -> None:
+        super().__init__(client, request, version, most, token)
+        self._uri = uri
+        self._watches: dict[int, Watch] = {}  # by the ranges' beginnings
+
+    def ask(self, spans: Sequence[Span]) -> None:
+        """See :meth:`s3dlio.wire.relay.Relay.ask`."""
+        self._watches |= {span.start: Watch(self._uri, self._client) for span in spans}
+        super().ask(spans)
+
+    def _begin(self, answer: Answer) -> Answer:
+        begun = super()._begin(answer)
+        self._watches[answer.start].begun(answer.limit)
+        return begun
+
+    def _finish(self, answer: Answer, target: memoryview) -> bool:
+        is_good = False
+        try:
+            is_good = super()._finish(answer, target)
+        finally:
+            self._watches.pop(answer.start).over(good=is_good)
+        return is_good
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End; what was asked for and not taken is told to the log, too."""
+        super().__exit__(kind, error, trace)
+        for watch in self._watches.values():
+            watch.over(good=False, error=GIVEN_UP)
+        self._watches.clear()
