@@ -46,9 +46,12 @@ from tests.servers.faults import (
     WrongContentRange,
     s3_error,
 )
+from tests.servers.reply import End
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from tests.servers.reply import Reply, Step
 
 DATA = random.Random(11).randbytes(700_001)
 FIRST = 10_000
@@ -234,10 +237,24 @@ def test_a_server_that_never_answers_as_usual_is_left_to_others(
     assert len(requests_for(origin)) <= 1 + 2 * 15 + len(DATA) // 50_000 + 1
 
 
-def test_each_connection_may_serve_once(near: Callable[..., RemoteObject], origin: FaultOrigin) -> None:
+class LastAnswer(Fault):
+    """The right reply, which says that the connection ends with it, as it does."""
+
+    def bend(self, reply: Reply) -> Reply:
+        return reply.with_headers(Connection="close")
+
+    def steps(self, reply: Reply) -> list[Step]:
+        return [reply.head + reply.payload, End.CLOSE]
+
+
+def test_a_connection_that_ends_with_its_answer_is_not_used_again(
+    near: Callable[..., RemoteObject], origin: FaultOrigin
+) -> None:
+    origin.plan_all(*[LastAnswer()] * 60)
     it = near()
-    origin.plan_all(*[CloseIdle()] * 60)
     assert joined(it.growing()) == DATA
+    asked = ranges_of(requests_for(origin))
+    assert len(asked) == len(set(asked)) == origin.connections
 
 
 def test_an_error_comes_in_its_place(near: Callable[..., RemoteObject], origin: FaultOrigin) -> None:
@@ -259,6 +276,14 @@ def test_a_replaced_object_is_an_error(
     origin.plan(PATH, *[None] * place, change)
     came, _ = until_it_fails(it.growing(), ObjectChangedError)
     assert DATA.startswith(came)
+
+
+def test_another_size_is_seen_also_where_the_tag_stays(near: Callable[..., RemoteObject], origin: FaultOrigin) -> None:
+    origin.etags[PATH] = '"always"'
+    it = near()
+    origin.objects[PATH] = DATA + b"!"
+    with pytest.raises(ObjectChangedError):
+        joined(it.growing())
 
 
 def test_another_tag_is_seen_also_where_the_server_ignores_conditions(
@@ -295,11 +320,14 @@ def test_dropping_the_iterator_lets_go_of_what_is_under_way(
     assert it.read(FIRST, len(DATA)) == DATA[FIRST:]
 
 
-def test_a_forked_child_may_not_go_on_and_does_no_harm(near: Callable[..., RemoteObject]) -> None:
+def test_a_forked_child_may_not_go_on_and_does_no_harm(near: Callable[..., RemoteObject], origin: FaultOrigin) -> None:
     it = near()
     pieces = it.growing()
-    came = bytearray(next(pieces).memory)
-    came += next(pieces).memory[len(came) :]
+    came = bytearray()
+    for _ in range(4):
+        memory, is_whole = next(pieces)
+        came = bytearray(memory)
+        assert not is_whole or len(came) == PIECE
     child = os.fork()
     if not child:
         status = 1
@@ -308,17 +336,14 @@ def test_a_forked_child_may_not_go_on_and_does_no_harm(near: Callable[..., Remot
                 next(pieces)
             del pieces
             gc.collect()
+            assert client_of(open_store(parse(URI), impatient(origin.endpoint_url))).idle_count() == 0
             assert joined(it.growing()) == DATA
             status = 0
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    begun, whole = len(came), bytearray()
-    for memory, is_whole in pieces:
-        assert len(memory) > begun
-        begun = 0 if is_whole else len(memory)
-        whole += memory if is_whole else b""
-    assert whole == DATA
+    rest = b"".join(piece.memory for piece in pieces if piece.is_whole)
+    assert came + rest == DATA
 
 
 # -- records as they come -----------------------------------------------------------------------------------
