@@ -3,20 +3,24 @@
 Floor 5. Decides what is read ahead and what is kept; must not know who reads, or which library's file it plays.
 
 Small reads are served from blocks. A read behind the one before it brings more each time, as a kernel's
-read-ahead does, and one that jumps brings only its own block; what is large goes past all that, straight into
-the reader's memory.
+read-ahead does, and what follows is read in the background meanwhile, as much as was read in a row so far; a read that
+jumps brings only its own block. What is large goes past all that, straight into the reader's memory.
+
+Measured on reads of 1 MiB in a row from a server that is 20 ms late: 44 MiB/s when each waits for its own request.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, Protocol
+from collections import OrderedDict, deque
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from s3dlio.binary_file import BinaryFile
 from s3dlio.buffers import KIB, MIB, BytesView, bytes_of, writable_bytes
-from s3dlio.errors import ClosedError, OptionError
+from s3dlio.cancel import CancellationToken
+from s3dlio.errors import ClosedError, OptionError, S3dlioError
 from s3dlio.uri import Uri
 
 if TYPE_CHECKING:
@@ -24,12 +28,16 @@ if TYPE_CHECKING:
 
 #: What a read that jumps brings at least. Half of it arrives within a round trip of a data centre.
 BLOCK_BYTES: Final = 64 * KIB
-#: Reads from here on are not kept: whoever asks for so much seldom asks for it again.
+#: Reads from here on that jump are not kept: whoever asks for so much seldom asks for it again ...
 _LARGE_BYTES: Final = MIB
+#: ... and longer ones also in a row: they are read in parallel ranges, which needs no read-ahead.
+_LARGEST_IN_A_ROW_BYTES: Final = 16 * MIB
 #: Most that a run of small reads brings at once: what one request of a store reads by default.
 DEFAULT_READAHEAD_BYTES: Final = 8 * MIB
-#: What is kept for jumps back, in multiples of the longest read-ahead.
+#: What is kept for jumps back, in multiples of the longest read-ahead ...
 _KEPT_READS: Final = 4
+#: ... and what is under way in the background, or waits to be read: at 20 ms enough for 1 GB/s.
+_COMING_READS: Final = 4
 
 
 class Source(Protocol):
@@ -46,6 +54,9 @@ class Source(Protocol):
 
     def read_into(self, start: int, target: memoryview) -> None:
         """Fill memory with the bytes from ``start`` on."""
+
+    def read_later(self, start: int, stop: int, token: CancellationToken) -> Future[memoryview] | None:
+        """Begin to read ``start <= position < stop`` in the background; ``None`` where that is of no use."""
 
 
 class Whole:
@@ -73,6 +84,17 @@ class Whole:
         """Copy bytes into memory."""
         target[:] = self._memory[start : start + len(target)]
 
+    def read_later(self, _start: int, _stop: int, _token: CancellationToken) -> None:
+        """Return ``None``: all is there."""
+
+
+class _Coming(NamedTuple):
+    """A run that is read in the background, and where it begins and ends."""
+
+    start: int
+    stop: int
+    memory: Future[memoryview]
+
 
 class _Run:
     """Bytes of the object that were read at once."""
@@ -83,15 +105,21 @@ class _Run:
         self.start = start
         self.memory = memory
 
+    @property
+    def stop(self) -> int:
+        """Behind its last byte."""
+        return self.start + len(self.memory)
+
     def blocks(self) -> range:
         """Return the numbers of the blocks it holds."""
-        return range(self.start // BLOCK_BYTES, -(-(self.start + len(self.memory)) // BLOCK_BYTES))
+        return range(self.start // BLOCK_BYTES, -(-self.stop // BLOCK_BYTES))
 
 
 class RangeFile(BinaryFile):
     """One version of one object as a binary file that is open for reading.
 
-    Holds at most four times ``readahead_bytes``. It belongs to one thread at a time, and works in forked children.
+    Holds at most four times ``readahead_bytes`` of what was read, and as much of what follows while it is read in a row.
+    It belongs to one thread at a time, and works in forked children.
 
     Args:
         source: The object.
@@ -119,6 +147,10 @@ class RangeFile(BinaryFile):
         self._position = 0
         self._ahead = BLOCK_BYTES
         self._expected = 0
+        self._in_a_row = 0  # bytes that were read so until ``_expected``
+        self._coming: deque[_Coming] = deque()  # one behind the other from ``_expected`` on
+        self._token = CancellationToken()  # stops them
+        self._home = os.getpid()  # where they are read
         self._kept_bytes = 0
         self._runs: OrderedDict[int, _Run] = OrderedDict()  # by their start, those used lately at the end
         self._blocks: dict[int, _Run] = {}
@@ -194,7 +226,14 @@ class RangeFile(BinaryFile):
         """
         self._check_open()
         rest = max(0, self.size - self._position)
-        memory = bytearray(rest if size is None or size < 0 else min(size, rest))
+        count = rest if size is None or size < 0 else min(size, rest)
+        run = self._blocks.get(self._position // BLOCK_BYTES)
+        if run is not None and self._position + count <= run.stop:
+            self._runs.move_to_end(run.start)
+            start = self._position - run.start
+            self._position += count
+            return bytes(run.memory[start : start + count])
+        memory = bytearray(count)
         self.readinto(memory)
         return bytes(memory)
 
@@ -210,7 +249,8 @@ class RangeFile(BinaryFile):
         return bytes(self._kept(self._position, 1)[: max(size, io.DEFAULT_BUFFER_SIZE)])
 
     def close(self) -> None:
-        """Let go of what is kept."""
+        """Let go of what is kept, and of what is being read."""
+        self._stop_coming()
         self._runs.clear()
         self._blocks.clear()
         super().close()
@@ -223,15 +263,22 @@ class RangeFile(BinaryFile):
             raise ClosedError(msg, uri=self.uri, operation="read")
 
     def _fill(self, start: int, target: memoryview) -> None:
-        if len(target) >= _LARGE_BYTES:
+        limit = _LARGEST_IN_A_ROW_BYTES if self._goes_on(start) else _LARGE_BYTES
+        if len(target) >= limit:
+            self._stop_coming()
             self._source.read_into(start, target)
             self._expected = start + len(target)
+            self._in_a_row = 0
             return
         done = 0
         while done < len(target):
             piece = self._kept(start + done, len(target) - done)[: len(target) - done]
             target[done : done + len(piece)] = piece
             done += len(piece)
+
+    def _goes_on(self, start: int) -> bool:
+        """Tell whether a read from ``start`` on goes on where what was read last ended, or within that."""
+        return start // BLOCK_BYTES in self._blocks or start == self._expected
 
     def _kept(self, start: int, wanted: int) -> memoryview:
         """Return the bytes from ``start`` on, at least one, as far as they lie in one piece."""
@@ -244,12 +291,55 @@ class RangeFile(BinaryFile):
 
     def _load(self, start: int, wanted: int) -> _Run:
         first = start - start % BLOCK_BYTES
-        self._ahead = min(2 * self._ahead, self._most_ahead) if first == self._expected else BLOCK_BYTES
-        stop = -(-max(start + wanted, first + self._ahead) // BLOCK_BYTES) * BLOCK_BYTES
-        run = _Run(first, self._source.read(first, min(stop, self.size)).toreadonly())
-        self._expected = stop
+        if first <= self._expected <= start:
+            self._ahead = min(2 * self._ahead, self._most_ahead)
+        else:
+            self._stop_coming()
+            self._ahead, self._in_a_row = BLOCK_BYTES, 0
+        memory = self._take_coming(first)
+        if memory is None:
+            stop = _whole_blocks(max(start + wanted, first + self._ahead))
+            memory = self._source.read(first, min(stop, self.size))
+        run = _Run(first, memory.toreadonly())
+        self._expected = first + len(memory)
+        self._see_to_more(len(memory))
         self._keep(run)
         return run
+
+    def _see_to_more(self, count: int) -> None:
+        """Have what follows ``count`` more bytes in a row read in the background, as much as were read in a row."""
+        is_row = self._in_a_row > 0
+        self._in_a_row += count
+        if not is_row:
+            return
+        most = min(self._in_a_row, _COMING_READS * self._most_ahead)
+        sent = self._coming[-1].stop if self._coming else self._expected
+        while sent < self.size and sent - self._expected < most:
+            stop = min(_whole_blocks(sent + self._ahead), self.size)
+            memory = self._source.read_later(sent, stop, self._token)
+            if memory is None:
+                return
+            self._coming.append(_Coming(sent, stop, memory))
+            sent = stop
+
+    def _take_coming(self, start: int) -> memoryview | None:
+        """Return the bytes from ``start`` on that were read in the background, if they were and there was no trouble."""
+        if os.getpid() != self._home:  # a forked child has none of its parent's threads
+            self._stop_coming()
+            self._home = os.getpid()
+        if self._coming and self._coming[0].start == start:
+            try:
+                return self._coming.popleft().memory.result()
+            except S3dlioError:  # it is read once more: if the failure was its own it is raised then
+                pass
+        self._stop_coming()
+        return None
+
+    def _stop_coming(self) -> None:
+        if self._coming:
+            self._coming.clear()
+            self._token.cancel()
+            self._token = CancellationToken()
 
     def _keep(self, run: _Run) -> None:
         replaced = self._runs.pop(run.start, None)
@@ -263,3 +353,8 @@ class RangeFile(BinaryFile):
             for block in old.blocks():
                 if self._blocks.get(block) is old:
                     del self._blocks[block]
+
+
+def _whole_blocks(stop: int) -> int:
+    """Return the end of the block in which ``stop`` lies, if that is not its end already."""
+    return -(-stop // BLOCK_BYTES) * BLOCK_BYTES

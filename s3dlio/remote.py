@@ -159,6 +159,33 @@ class RemoteObject:
         """
         self._land(self._within(start, start + len(target)), target, self._parent())
 
+    def read_later(self, start: int, stop: int, token: CancellationToken) -> Future[memoryview] | None:
+        """Begin to read as :meth:`read` does, in another thread.
+
+        Args:
+            start: First byte.
+            stop: Behind the last byte.
+            token: Stops it, besides what stops all reads of this object.
+
+        Returns:
+            What the bytes will be in; or ``None`` where no server is waited for, and another thread only costs.
+
+        Raises:
+            RangeError: The range does not lie within the object.
+        """
+        span = self._within(start, stop)
+        if not self._store.latency_s(self.uri):
+            return None
+        both = CancellationToken(token, self._parent(), CREW.get().token)
+
+        def read() -> memoryview:
+            try:
+                return self._read(span, span.start, both)
+            finally:
+                both.detach()
+
+        return errand(read)
+
     def chunks(
         self, start: int = 0, stop: int | None = None, *, chunk_bytes: int = 8 * MIB, ahead: int = 4
     ) -> Iterator[memoryview]:

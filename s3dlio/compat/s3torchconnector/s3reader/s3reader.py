@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from s3dlio.binary_file import BinaryFile
 from s3dlio.buffers import BytesView
+from s3dlio.cancel import CancellationToken
 from s3dlio.context import current_token
 from s3dlio.errors import ClosedError, OptionError
 from s3dlio.object_store import ObjectStore
@@ -79,6 +80,9 @@ class _Streamed:
 
     def read_into(self, start: int, target: memoryview) -> None:
         target[:] = self.read(start, start + len(target))
+
+    def read_later(self, _start: int, _stop: int, _token: CancellationToken) -> None:
+        """Return ``None``: nobody knows whether the function may be called from another thread."""
 
 
 class S3Reader(BinaryFile):
