@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES: Final = 64 * KIB
 #: Reads from here on that jump are not kept: whoever asks for so much seldom asks for it again ...
 _LARGE_BYTES: Final = MIB
-#: ... and longer ones also in a row: they are read in parallel ranges, which needs no read-ahead.
+#: ... and longer ones also in a row, from servers that are late: they are read in parallel ranges, which need no read-ahead.
 _LARGEST_IN_A_ROW_BYTES: Final = 16 * MIB
 #: Most that a run of small reads brings at once: what one request of a store reads by default.
 DEFAULT_READAHEAD_BYTES: Final = 8 * MIB
@@ -49,6 +49,10 @@ class Source(Protocol):
     def size(self) -> int:
         """Bytes of the whole object."""
 
+    @property
+    def is_late(self) -> bool:
+        """Whether a read of a megabyte waits for its first byte rather than for the rest."""
+
     def read(self, start: int, stop: int) -> memoryview:
         """Return the bytes ``start <= position < stop``."""
 
@@ -66,6 +70,8 @@ class Whole:
         uri: Its address.
         data: Its bytes; they are shared, not copied.
     """
+
+    is_late = False
 
     def __init__(self, uri: Uri, data: BytesView) -> None:
         self.uri = uri
@@ -263,7 +269,7 @@ class RangeFile(BinaryFile):
             raise ClosedError(msg, uri=self.uri, operation="read")
 
     def _fill(self, start: int, target: memoryview) -> None:
-        limit = _LARGEST_IN_A_ROW_BYTES if self._goes_on(start) else _LARGE_BYTES
+        limit = _LARGEST_IN_A_ROW_BYTES if self._source.is_late and self._goes_on(start) else _LARGE_BYTES
         if len(target) >= limit:
             self._stop_coming()
             self._source.read_into(start, target)

@@ -89,7 +89,11 @@ def test_no_more_is_under_way_than_four_longest_reads(opened: Callable[..., Rang
 
 
 @pytest.mark.parametrize("step", [1000, BLOCK_BYTES, MIB - 1, MIB, 3 * MIB])
-def test_any_step_reads_the_same(opened: Callable[..., RangeFile], step: int) -> None:
+@pytest.mark.parametrize("is_late", [True, False])
+def test_any_step_reads_the_same(
+    opened: Callable[..., RangeFile], monkeypatch: pytest.MonkeyPatch, step: int, is_late: bool
+) -> None:
+    monkeypatch.setattr(RemoteObject, "is_late", is_late)
     file = opened()
     assert b"".join(iter(lambda: file.read(step), b"")) == DATA
     file.seek(5)
@@ -99,12 +103,18 @@ def test_any_step_reads_the_same(opened: Callable[..., RangeFile], step: int) ->
     assert came == DATA[5:]
 
 
-def test_long_reads_in_a_row_are_read_while_others_are_looked_at(
-    opened: Callable[..., RangeFile], origin: FaultOrigin
+@pytest.mark.parametrize("is_late", [True, False])
+def test_long_reads_in_a_row_have_others_under_way_where_a_server_is_late(
+    opened: Callable[..., RangeFile], origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch, is_late: bool
 ) -> None:
+    monkeypatch.setattr(RemoteObject, "is_late", is_late)
     file = opened(readahead_bytes=16 * BLOCK_BYTES)
     assert file.read(MIB) + file.read(MIB) == DATA[: 2 * MIB]
-    eventually(lambda: asked(origin)[-1][1] >= 3 * MIB // BLOCK_BYTES)
+    if is_late:
+        eventually(lambda: asked(origin)[-1][1] >= 3 * MIB // BLOCK_BYTES)
+    else:
+        assert asked(origin)[-1][1] == 2 * MIB // BLOCK_BYTES
+    assert file.read() == DATA[2 * MIB :]
 
 
 def test_a_jump_ends_it(opened: Callable[..., RangeFile], origin: FaultOrigin) -> None:
@@ -202,8 +212,11 @@ STEPS = st.lists(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=STEPS)
-def test_it_is_any_other_file(opened: Callable[..., RangeFile], steps: list[tuple[str, int]]) -> None:
+@given(steps=STEPS, is_late=st.booleans())
+def test_it_is_any_other_file(
+    opened: Callable[..., RangeFile], monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, int]], is_late: bool
+) -> None:
+    monkeypatch.setattr(RemoteObject, "is_late", is_late)
     file, model = opened(), io.BytesIO(DATA)
     for verb, number in steps:
         if verb == "seek":

@@ -70,6 +70,8 @@ class Place:
 class _Streamed:
     """An object whose bytes somebody else's function gives."""
 
+    is_late = False
+
     def __init__(self, uri: Uri, get_object_info: Callable[[], Any], get_stream: GetStreamCallable) -> None:
         self.uri = uri
         self._get_stream = get_stream
