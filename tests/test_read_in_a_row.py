@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,7 @@ from s3dlio.range_file import BLOCK_BYTES, RangeFile
 from s3dlio.remote import RemoteObject
 from s3dlio.stores import open_store
 from s3dlio.uri import parse
-from tests.patience import eventually
+from tests.patience import SOON_S, eventually
 from tests.reading import PATH, URI, impatient, requests_for
 from tests.servers.faults import ChangeContent, FaultOrigin, ResetInBody, StallHead, s3_error
 
@@ -65,8 +66,9 @@ def test_the_first_read_brings_what_it_needs(opened: Callable[..., RangeFile], o
 
 
 def test_reads_in_a_row_have_as_much_under_way_as_was_read(
-    opened: Callable[..., RangeFile], origin: FaultOrigin
+    opened: Callable[..., RangeFile], origin: FaultOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(RemoteObject, "is_late", True)
     file = opened()
     came = file.read(2 * BLOCK_BYTES)
     assert asked(origin) == [(0, 2)]
@@ -188,6 +190,25 @@ def test_parent_and_forked_child_read_on(opened: Callable[..., RangeFile], origi
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert file.read() == DATA[3 * BLOCK_BYTES :]
+
+
+def test_a_forked_child_does_not_wait_for_its_parents_threads(
+    opened: Callable[..., RangeFile], origin: FaultOrigin
+) -> None:
+    file = opened()
+    origin.plan(PATH, None, None, *[StallHead(60)] * 2)
+    begin_row(file)
+    eventually(lambda: len(asked(origin)) == 4)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            signal.alarm(int(SOON_S))
+            assert file.read() == DATA[3 * BLOCK_BYTES :]
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_where_no_server_is_waited_for_no_thread_reads() -> None:
