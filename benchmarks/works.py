@@ -23,6 +23,7 @@ from benchmarks.declare import (
     with_env,
 )
 from benchmarks.field_works import FIELD_WORKS
+from benchmarks.file_works import FILE_WORKS
 from benchmarks.jax_works import LOADER_JAX
 from benchmarks.loader_works import LOADER_FORK, LOADER_LATENCY
 from benchmarks.npz_works import NPZ_ALL, NPZ_ONE
@@ -203,6 +204,7 @@ WORKS: dict[str, Work] = {
         *RECORD_LOADER_WORKS,
         LOADER_JAX,
         LOADER_TF,
+        *FILE_WORKS,
         *FIELD_WORKS,
         *BULK_WORKS,
         *TRANSFER_WORKS,

@@ -13,7 +13,7 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
-from benchmarks import dcp_works
+from benchmarks import dcp_works, file_works
 from benchmarks.crowd import share
 from benchmarks.imports import importing
 from benchmarks.listing_pages import PREFIX, listing
@@ -113,6 +113,7 @@ def list_all(job: Job) -> Action:
 
 
 WORKS = {
+    "file_row": file_works.boto3,
     "list_all": list_all,
     "put_parts": put_parts,
     "put_file": put_file,

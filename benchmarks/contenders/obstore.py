@@ -15,6 +15,7 @@ import obstore
 from obstore.store import S3Store
 
 from benchmarks.crowd import share
+from benchmarks.file_works import reading_in_a_row
 from benchmarks.imports import importing
 from benchmarks.listing_pages import PREFIX, listing
 from benchmarks.objects import BIG_KEY, BUCKET
@@ -128,7 +129,14 @@ def list_arrow(job: Job) -> Action:
     return listing(job, take, keys, lambda batches: sum(batch.num_rows for batch in batches))
 
 
+def file_row(job: Job) -> Action:
+    """By its own buffered reader."""
+    store = _store(job.endpoint)
+    return reading_in_a_row(job, lambda key: obstore.open_reader(store, key))
+
+
 WORKS = {
+    "file_row": file_row,
     "list_all": list_all,
     "list_arrow": list_arrow,
     "put": put,

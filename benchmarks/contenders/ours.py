@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import s3dlio
-from benchmarks import dcp_works, jax_works, tf_works
+from benchmarks import dcp_works, file_works, jax_works, tf_works
 from benchmarks.contenders import ours_bulk, ours_field, ours_put, ours_record_loaders, ours_records
 from benchmarks.imports import importing
 from benchmarks.memory import touched
@@ -70,6 +70,7 @@ WORKS = {
     "loader_map": loader_map,
     "import": importing("s3dlio"),
     "npz_all": lambda job: reading_all(job, open_ours),
+    "file_row": file_works.ours,
     "npz_one": lambda job: reading_one(job, open_ours),
     **ours_records.WORKS,
     **ours_record_loaders.WORKS,

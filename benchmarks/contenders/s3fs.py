@@ -10,7 +10,7 @@ from typing import Any
 
 import s3fs
 
-from benchmarks import dcp_works
+from benchmarks import dcp_works, file_works
 from benchmarks.npz_works import open_s3fs, reading_all, reading_one
 from benchmarks.trees import carrying
 from benchmarks.worker import Action, Job, serve
@@ -30,6 +30,7 @@ def transfer(job: Job) -> Action:
 
 
 WORKS = {
+    "file_row": file_works.s3fs,
     "transfer": transfer,
     "npz_all": lambda job: reading_all(job, open_s3fs),
     "npz_one": lambda job: reading_one(job, open_s3fs),

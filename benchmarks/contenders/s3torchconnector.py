@@ -16,6 +16,7 @@ from s3torchconnector._s3client import S3Client
 from benchmarks import dcp_works
 from benchmarks.contenders import s3torchconnector_field
 from benchmarks.crowd import share
+from benchmarks.file_works import reading_in_a_row
 from benchmarks.imports import importing
 from benchmarks.loaders import loading
 from benchmarks.objects import BIG_KEY, BUCKET
@@ -112,7 +113,14 @@ def put(job: Job) -> Action:
     return writing(job, write)
 
 
+def file_row(job: Job) -> Action:
+    """By the sequential reader of one client."""
+    client = _client(job.endpoint, _config(job))
+    return reading_in_a_row(job, lambda key: client.get_object(BUCKET, key))
+
+
 WORKS = {
+    "file_row": file_row,
     "put": put,
     "small": small,
     "big": big,
