@@ -40,7 +40,7 @@ class ReadFile(RangeFile):
         fs: The file system.
         path: The object in it.
         source: The object.
-        block_size: Most bytes to read ahead; default 8 MiB.
+        block_size: Most bytes that one request reads ahead, see :class:`s3dlio.range_file.RangeFile`; default 8 MiB.
         cache_type: ``"readahead"`` is this library's own; every other name is one of fsspec's caches.
         cache_options: For one of fsspec's caches.
 

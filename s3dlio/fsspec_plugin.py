@@ -105,7 +105,8 @@ class S3dlioFileSystem(Readable):
             path: The object.
             mode: ``r``, ``w``, ``x`` (it must not exist) or ``a`` (what is there is written once more, then more),
                 with ``b`` for bytes and else text.
-            block_size: Bytes to read ahead at most, or of a part when writing.
+            block_size: Most bytes of a request that reads ahead (default 8 MiB; up to four are under way while the file
+                is read in a row), or of a part when writing.
             cache_options: For one of fsspec's caches.
             compression: Name of one of fsspec's codecs, or ``"infer"`` to go by the name's extension.
             **kwargs: ``cache_type``, one of fsspec's caches instead of the file's own; ``encoding``, ``errors`` and

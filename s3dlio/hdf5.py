@@ -23,7 +23,8 @@ def open_hdf5(uri: str, *, readahead_bytes: int = DEFAULT_READAHEAD_BYTES, **opt
 
     Args:
         uri: The file, or a local path.
-        readahead_bytes: Most bytes that small reads in a row bring at once, at least 64 KiB.
+        readahead_bytes: Most bytes that small reads in a row bring at once, at least 64 KiB; while the file is read in
+            a row, up to four times as much is on its way in the background.
         **options: Of ``h5py.File``, such as ``rdcc_nbytes``; not ``mode``: the file is open for reading.
 
     Returns:

@@ -129,7 +129,8 @@ class RangeFile(BinaryFile):
 
     Args:
         source: The object.
-        readahead_bytes: Most bytes that small reads in a row bring at once, at least 64 KiB.
+        readahead_bytes: Most bytes that small reads in a row bring at once, at least 64 KiB; up to four times as much
+            is on its way in the background.
 
     Raises:
         OptionError: ``readahead_bytes`` is too small.
