@@ -252,10 +252,11 @@ def _find(store: Store, uri: Uri, token: CancellationToken, tell: Tell) -> Index
 
 
 def _told(source: RemoteObject, tell: Tell) -> Iterator[memoryview]:
-    done = 0
-    for chunk in source.chunks():
-        yield chunk
-        done += len(chunk)
+    done = seen = 0
+    for memory, is_whole in source.growing(**_REMOTELY):
+        yield memory[seen:]
+        done += len(memory) - seen
+        seen = 0 if is_whole else len(memory)
         tell(done, source.size)
 
 
