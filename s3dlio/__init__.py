@@ -170,6 +170,7 @@ if TYPE_CHECKING:  # what type checkers see of the table below
     )
     from s3dlio.formats.example import decode_example
     from s3dlio.formats.example_writing import encode_example
+    from s3dlio.formats.sequence_example import SequenceExample, decode_sequence_example
     from s3dlio.hdf5 import open_hdf5
     from s3dlio.jax import S3JaxIterable
     from s3dlio.jax import S3JaxIterable as JaxIterable
@@ -331,7 +332,9 @@ _PLACES: dict[str, tuple[str, str]] = {
     "mp_get": ("s3dlio.mp_reading", "mp_get"),
     "replay_op_log": ("s3dlio.oplog_replay", "replay_op_log"),
     "TFRecordWriter": ("s3dlio.record_writer", "TFRecordWriter"),
+    "SequenceExample": ("s3dlio.formats.sequence_example", "SequenceExample"),
     "decode_example": ("s3dlio.formats.example", "decode_example"),
+    "decode_sequence_example": ("s3dlio.formats.sequence_example", "decode_sequence_example"),
     "encode_example": ("s3dlio.formats.example_writing", "encode_example"),
     "read_npy": ("s3dlio.arrays", "read_npy"),
     "read_npz": ("s3dlio.arrays", "read_npz"),

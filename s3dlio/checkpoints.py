@@ -6,6 +6,7 @@ Floor 6. Knows the public contract, and which framework's arrays are in a value;
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Collection, Mapping
@@ -16,8 +17,8 @@ from s3dlio.checkpoint.kinds import Inlet, Kind, NumPyKind
 from s3dlio.checkpoint.layout import arrange
 from s3dlio.checkpoint.loading import Source
 from s3dlio.checkpoint.saving import Contents, Saved, send, whole_file
-from s3dlio.checkpoint.selection import Choice, arrays_of, shown, walk_arrays
-from s3dlio.checkpoint.target import SavedArray, Target
+from s3dlio.checkpoint.selection import Choice, arrays_of, is_there, shown, walk_arrays
+from s3dlio.checkpoint.target import SavedArray, Target, shaped_like
 from s3dlio.checkpoint.tree import bytes_in, put_together, take_apart
 from s3dlio.context import current_token, store_of
 from s3dlio.errors import CheckpointError, FormatError, IntegrityError, OptionError, S3dlioError, suggest
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _NUMPY = NumPyKind()
 #: Framework -> where its kind of arrays is.
 _KINDS = {"torch": "s3dlio.torch.leaves", "jax": "s3dlio.jax.leaves"}
+#: Framework -> where its kind of arrays is that are only described, and made when they are loaded.
+_DESCRIBED_KINDS = {"jax": "s3dlio.jax.abstract"}
 #: What other readers' files say of the framework they were saved by.
 _FORMATS = {"pt": "torch", "np": "numpy", "flax": "jax"}
 _COMPRESSED_IN_FLIGHT = 4
@@ -118,6 +121,12 @@ def _kinds_at_hand() -> list[Kind]:
     return [_NUMPY, *(kind_of(name) for name in _KINDS if name in sys.modules)]
 
 
+def _kinds_to_load_into() -> list[Kind]:
+    """Return these, and the kinds of descriptions that arrays can be made by."""
+    described = [importlib.import_module(place).KIND for name, place in _DESCRIBED_KINDS.items() if name in sys.modules]
+    return [*_kinds_at_hand(), *described]
+
+
 def kind_of(name: str) -> Kind:
     """Return a kind of arrays by its name; imports the framework.
 
@@ -190,7 +199,9 @@ def load_checkpoint(
         into: Load into what exists: a ``torch.nn.Module`` or an optimizer, or a value of dicts and lists like the
             saved one, with such objects in it. Tensors and arrays are filled in place (on a device through pinned
             memory), nothing else is allocated. Nothing is written if something does not fit; if bytes turn out to
-            be damaged or cannot be read, a part has been written.
+            be damaged or cannot be read, a part has been written. JAX's arrays are never filled, but made anew on the
+            devices of those in ``into``; ``jax.ShapeDtypeStruct`` leaves (of ``jax.eval_shape``) will do, and arrays
+            go where their ``sharding`` says, or to the default device.
         keys: Only what lies under these names: paths with dots as in ``model.encoder``, or patterns as in
             ``*.weight``. The rest is neither read nor returned, nor touched in ``into``.
         framework: ``torch``, ``numpy`` or ``jax``: make all arrays this framework's. Default: as they were saved.
@@ -198,8 +209,8 @@ def load_checkpoint(
         progress: ``True`` for a bar on a terminal, or a function of (bytes done, bytes in all).
 
     Returns:
-        The value; with ``into``, the saved value whose arrays are those of ``into``. Objects in ``into`` are given
-        it by their ``load_state_dict``, for what is not arrays; with ``keys``, arrays alone are restored.
+        The value; with ``into``, the saved value whose arrays (and classes of named tuples) are those of ``into``,
+        but for JAX's arrays, which are new. Objects in ``into`` are given it by their ``load_state_dict``, for what is not arrays; with ``keys``, arrays alone are restored.
 
     Raises:
         NotFoundError: There is no such file.
@@ -281,8 +292,9 @@ class _Load:
 
     def run(self, tell: Tell) -> Any:
         wishes = self._wishes()
-        target = None if self._options.into is None else Target(self._options.into, _kinds_at_hand())
-        inlets = target.inlets(self._saved_arrays(), self._choice.names if self._choice else None) if target else {}
+        into = self._options.into
+        target = None if into is None else Target(into, _kinds_to_load_into())
+        inlets = self._inlets_of(target) if target else {}
         inlets |= {name: self._fresh(name, wish) for name, wish in wishes.items() if name not in inlets}
         self._source.fill({self._tensors[name]: inlet for name, inlet in inlets.items()}, tell)
         done = {name: inlet.finish() for name, inlet in inlets.items()}
@@ -293,8 +305,13 @@ class _Load:
         allow_pickle = self._options.allow_pickle
         value = put_together(self._tree, lambda name, _kind, _extra: done[name], allow_pickle=allow_pickle)
         if target:
+            value = shaped_like(into, value)
             target.settle(value)
         return value
+
+    def _inlets_of(self, target: Target) -> dict[str, Inlet]:
+        is_wanted = self._choice.names if self._choice else None
+        return target.inlets(self._saved_arrays(), is_wanted, is_there=functools.partial(is_there, self._whole))
 
     def _wishes(self) -> dict[str, _Wish]:
         """Return the arrays that the structure names, each once."""

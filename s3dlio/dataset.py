@@ -231,12 +231,12 @@ class ObjectDataset:
             FormatError: Its object is not of its format.
         """
         if isinstance(number, slice):
-            return self.__getitems__(range(len(self))[number])
+            return self._several(range(len(self))[number])
         if not isinstance(number, SupportsIndex) or getattr(number, "ndim", 0) > 0:  # arrays support it, to look at
             if not is_a(number, Iterable) or is_a(number, str, bytes):
                 msg = f"samples are read by number, or several numbers, not by {number!r:.80}"
                 raise OptionError(msg)
-            return self.__getitems__(cast("Sequence[int]", number))
+            return self._several(cast("Sequence[int]", number))
         group = Group(self.samples, np.array([self._position(operator.index(number))]))
         group.put(self._fetcher().read(group.reads[0]))
         return self.finish(group.samples()[0])
@@ -244,6 +244,9 @@ class ObjectDataset:
     def get_item(self, number: int) -> Any:
         """Read one sample: ``dataset[number]`` by the original's name."""
         return self[number]
+
+    def _several(self, numbers: Iterable[int]) -> list[Any]:
+        return self.__getitems__([int(number) for number in numbers])
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
         """Read a batch at once, in the given order. Data loaders call this with a sampler's batch."""

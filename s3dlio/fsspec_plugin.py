@@ -12,19 +12,24 @@ Nothing that a listing says is kept. A directory of an object store exists as lo
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.compression import compr
-from fsspec.core import get_compression
+from fsspec.core import get_compression, has_magic
 
+from s3dlio.buffers import flat_bytes
 from s3dlio.context import current_token
 from s3dlio.errors import AccessDeniedError, AlreadyExistsError, NotFoundError, OptionError, StoreError
 from s3dlio.fsspec_bulk import do_or_gather, pour, together
 from s3dlio.fsspec_files import Packed, ReadFile, Text, WriteFile
 from s3dlio.fsspec_reads import Readable
+from s3dlio.fsspec_words import kept_as
+from s3dlio.sender import send_whole
+from s3dlio.stores.base import PutOptions
 from s3dlio.uri import Uri
 from s3dlio.writer_options import WriterOptions
 
@@ -39,7 +44,9 @@ class S3dlioFileSystem(Readable):
 
     Args:
         **options: Those of :class:`s3dlio.StoreOptions`, or s3fs's names of them (``key``, ``secret``, ``token``,
-            ``anon``); what is not given comes from the environment.
+            ``anon``, ``client_kwargs``, ``config_kwargs``); what is not given comes from the environment. And for
+            files: ``default_block_size`` and ``default_cache_type`` of :meth:`open`, and ``s3_additional_kwargs``, how
+            objects are kept unless the call says else: ``ContentType``, ``Metadata``, ``StorageClass``.
 
     Raises:
         OptionError: An option is unknown or wrong.
@@ -63,27 +70,26 @@ class S3dlioFileSystem(Readable):
         cache_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> ReadFile | WriteFile:
+        block_size = block_size if isinstance(block_size, int) else self._defaults.block_size
+        kept = kept_as(kwargs, self._defaults.kept)
         if mode == "rb":
-            cache = kwargs.get("cache_type")
+            cache = kwargs.get("cache_type") or self._defaults.cache_type
             return ReadFile(
                 self, path, self._remote(path), block_size=block_size, cache_type=cache, cache_options=cache_options
             )
         if mode not in ("wb", "xb", "ab"):
             msg = f"objects are read, or written from the beginning to the end: mode {mode!r} is neither"
             raise OptionError(msg, uri=self._text(path), operation="open")
-        return self._open_writer(path, mode, block_size, autocommit=autocommit)
+        options = WriterOptions(**kept)
+        return self._open_writer(
+            path, mode, options.with_buffer_capacity(block_size) if block_size else options, autocommit=autocommit
+        )
 
-    def _open_writer(
-        self, path: str, mode: str, block_size: int | None, *, autocommit: bool, width: int = 0
-    ) -> WriteFile:
+    def _open_writer(self, path: str, mode: str, options: WriterOptions, *, autocommit: bool = True) -> WriteFile:
         if mode == "xb" and self.exists(path):
             msg = "it exists"
             raise AlreadyExistsError(msg, uri=self._text(path), operation="open")
-        options = WriterOptions(compression="none", overwrite=mode != "xb")
-        if block_size:
-            options = options.with_buffer_capacity(block_size)
-        if width:
-            options = options.with_max_in_flight(width)
+        options = options.with_compression("none").with_overwrite(mode != "xb")
         writer = self._verbs.create_writer(self._text(path), options)
         file = WriteFile(self, path, mode, writer, autocommit=autocommit)
         if mode == "ab" and self.isfile(path):
@@ -110,7 +116,8 @@ class S3dlioFileSystem(Readable):
             cache_options: For one of fsspec's caches.
             compression: Name of one of fsspec's codecs, or ``"infer"`` to go by the name's extension.
             **kwargs: ``cache_type``, one of fsspec's caches instead of the file's own; ``encoding``, ``errors`` and
-                ``newline`` of text.
+                ``newline`` of text; of what is written ``content_type``, ``metadata`` and ``storage_class``, also by
+                s3fs's names (``ContentType``, ``Metadata``, ``StorageClass``).
 
         Returns:
             A file. What is written appears when it is closed, and never when the ``with`` block raises.
@@ -118,6 +125,8 @@ class S3dlioFileSystem(Readable):
         Raises:
             NotFoundError: There is no such object to read.
             AlreadyExistsError: The mode is ``x``, and it exists.
+            OptionError: An argument has no counterpart here, and would change what is read or how it is kept
+                (``ACL``, ``ServerSideEncryption``, ``version_id``).
         """
         text = {name: kwargs.pop(name) for name in ("encoding", "errors", "newline") if name in kwargs}
         path = self._strip_protocol(path)
@@ -151,19 +160,24 @@ class S3dlioFileSystem(Readable):
 
     # -- writes -----------------------------------------------------------------------------------------
 
-    def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **_kwargs: Any) -> None:
-        """Create or replace an object; ``mode="create"`` refuses to replace one."""
-        self._verbs.put(self._text(path), value, overwrite=mode != "create")
+    def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **kwargs: Any) -> None:
+        """Create or replace an object; ``mode="create"`` refuses to replace one. Further arguments as of :meth:`open`."""
+        options = PutOptions(**kept_as(kwargs, self._defaults.kept), overwrite=mode != "create")
+        send_whole(self._store(), self._object(path, "put"), flat_bytes(value), options, current_token())
 
     def pipe(self, path: Any, value: Any = None, **kwargs: Any) -> None:
-        """Create or replace an object, or many at once: a mapping from path to bytes."""
+        """Create or replace an object, or many at once: a mapping from path to bytes. Arguments as of :meth:`pipe_file`."""
         if not isinstance(path, Mapping):
             self.pipe_file(path, value, **kwargs)
-        elif kwargs.get("mode", "overwrite") == "overwrite":
+        elif kwargs.get("mode", "overwrite") == "overwrite" and not kept_as(kwargs, self._defaults.kept):
             self._verbs.put_many([(self._text(name), data) for name, data in path.items()])
         else:
-            for name, data in path.items():
-                self.pipe_file(name, data, **kwargs)
+            with together():
+                for name, data in path.items():
+                    do_or_gather(functools.partial(self._pipe_one, name, data, kwargs))
+
+    def _pipe_one(self, path: str, value: Any, how: Mapping[str, Any], _ahead: int) -> None:
+        self.pipe_file(path, value, **how)
 
     def put(self, lpath: Any, rpath: Any, *args: Any, callback: Any = DEFAULT_CALLBACK, **kwargs: Any) -> None:
         """Copy local files into objects, many at once; one after the other for a ``callback`` that shows progress."""
@@ -171,22 +185,23 @@ class S3dlioFileSystem(Readable):
             super().put(lpath, rpath, *args, callback=callback, **kwargs)
 
     def put_file(
-        self, lpath: Any, rpath: str, callback: Any = DEFAULT_CALLBACK, mode: str = "overwrite", **_kwargs: Any
+        self, lpath: Any, rpath: str, callback: Any = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
     ) -> None:
-        """Copy a local file into an object; of a directory, make the directory."""
+        """Copy a local file into an object; of a directory, make the directory. Further arguments as of :meth:`open`."""
+        options = WriterOptions(**kept_as(kwargs, self._defaults.kept))
         if os.path.isdir(lpath):
             self._make_way(rpath)
         else:
-            do_or_gather(lambda ahead: self._put_one(lpath, rpath, callback, mode, ahead))
+            do_or_gather(lambda ahead: self._put_one(lpath, rpath, callback, mode, options.with_max_in_flight(ahead)))
 
     def _make_way(self, path: str) -> None:
         """Make a directory or bucket now, before anything is written to it; elsewhere that takes nothing."""
         if self._is_local or self._is_container(self._uri(path)):
             self.makedirs(path, exist_ok=True)
 
-    def _put_one(self, lpath: Any, rpath: str, callback: Any, mode: str, ahead: int) -> None:
+    def _put_one(self, lpath: Any, rpath: str, callback: Any, mode: str, options: WriterOptions) -> None:
         callback.set_size(os.path.getsize(lpath))
-        target = self._open_writer(rpath, "xb" if mode == "create" else "wb", None, autocommit=True, width=ahead)
+        target = self._open_writer(rpath, "xb" if mode == "create" else "wb", options)
         with open(lpath, "rb") as source, target:
             while piece := source.read(self.blocksize):
                 target.write(piece)
@@ -235,7 +250,7 @@ class S3dlioFileSystem(Readable):
             elif not lenient:
                 raise
             return
-        with self._open_writer(path2, "wb", None, autocommit=True, width=ahead) as target:
+        with self._open_writer(path2, "wb", WriterOptions(max_in_flight=ahead)) as target:
             pour(source, target, ahead=ahead)
 
     def touch(self, path: str, truncate: bool = True, **_kwargs: Any) -> None:  # noqa: FBT001, FBT002 - fsspec's
@@ -319,11 +334,13 @@ class S3dlioFileSystem(Readable):
         """Delete objects, in bulk; with ``recursive`` directories and buckets with all that is below.
 
         Raises:
-            FileNotFoundError: A pattern or a directory leads to nothing.
+            FileNotFoundError: An object, a pattern or a directory leads to nothing; nothing has been deleted then.
             StoreError: Something cannot be deleted.
         """
         if not recursive or maxdepth is not None:
             paths = self.expand_path(path, recursive=recursive, maxdepth=maxdepth)
+            if not recursive:
+                self._require_all(path)
             for one in paths:
                 if self._is_container(self._uri(one)):
                     self.info(one)  # raises when there is none; if there is one, the deletion is refused
@@ -332,6 +349,12 @@ class S3dlioFileSystem(Readable):
             return
         for one in self.expand_path(path):
             self._rm_tree(one)
+
+    def _require_all(self, path: Any) -> None:
+        """Look for what is named and not found by a pattern: to delete what is not there is no error to a store."""
+        named = path if isinstance(path, (list, tuple, set)) else [path]
+        literal = [uri for uri in map(self._uri, named) if not has_magic(str(uri)) and not self._is_container(uri)]
+        self._verbs.stat_many([str(uri) for uri in literal])
 
     def _rm_tree(self, path: str) -> None:
         kind = self.info(path)["type"]

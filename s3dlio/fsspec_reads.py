@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -19,40 +19,16 @@ from fsspec.spec import AbstractFileSystem
 from fsspec.utils import stringify_path, tokenize
 
 from s3dlio.context import current_token
-from s3dlio.errors import NotFoundError, OptionError, S3dlioError, suggest
+from s3dlio.errors import NotFoundError, OptionError, S3dlioError
 from s3dlio.fetch import Fetcher, Read
 from s3dlio.fsspec_bulk import do_or_gather, pour, together
+from s3dlio.fsspec_words import options_and_defaults
 from s3dlio.object_store import ObjectStore
 from s3dlio.options import StoreOptions
 from s3dlio.remote import RemoteObject
 from s3dlio.stores import open_store
 from s3dlio.stores.base import DIRECTORY_TYPE, Entry, ObjectInfo, Store
 from s3dlio.uri import PATH_SCHEMES, Uri, absolute, parse, parse_object
-
-#: What s3fs calls the options of a store.
-_ALIASES = {
-    "key": "access_key_id", "secret": "secret_access_key", "token": "session_token", "anon": "anonymous",
-    "endpoint": "endpoint_url", "account_name": "account",
-}  # fmt: skip
-#: What s3fs hands to botocore as ``client_kwargs``, by our names.
-_CLIENT_ALIASES = {
-    "endpoint_url": "endpoint_url", "region_name": "region", "verify": "ca_bundle",
-    "aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key",
-    "aws_session_token": "session_token",
-}  # fmt: skip
-#: Options that fsspec and its wrappers give to every file system.
-_FOREIGN = ("asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths")
-
-
-def _by_our_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    given = {_ALIASES.get(name, name): value for name, value in options.items() if name not in _FOREIGN}
-    for name, value in (given.pop("client_kwargs", None) or {}).items():
-        ours = _CLIENT_ALIASES.get(name)
-        if ours is None:
-            msg = f"client_kwargs are botocore's, which is not used here; {name!r} has no counterpart"
-            raise OptionError(msg + suggest(name, list(_CLIENT_ALIASES)))
-        given.setdefault(ours, value)
-    return given
 
 
 def _unless_missing(error: Exception) -> None:
@@ -71,7 +47,8 @@ class Readable(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         if self._cached:
             return
         super().__init__(**options)
-        self.options = StoreOptions(**_by_our_names(options))
+        given, self._defaults = options_and_defaults(options)
+        self.options = StoreOptions(**given)
         self._verbs = ObjectStore(self.options)
         if not self.scheme:
             msg = (

@@ -265,6 +265,12 @@ def test_a_batch_of_which_nothing_is_left_says_so(folder: Path) -> None:
     with pytest.raises(OptionError, match="all 1 samples of a batch were skipped"):
         list(DataLoader(dataset, batch_size=5))
     assert sum(len(batch) for batch in DataLoader(dataset, batch_size=6)) == _SAMPLES - 1
+    for numbers in ([5], slice(5, 6), np.array([-1])):
+        with pytest.raises(OptionError, match="all 1 samples that were asked for were skipped") as caught:
+            dataset[numbers]
+        assert "DataLoader" not in str(caught.value)
+    assert len(dataset[[4, 5]]) == 1
+    assert dataset[[]] == []
 
 
 # -- records ------------------------------------------------------------------------------------------

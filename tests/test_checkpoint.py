@@ -606,6 +606,40 @@ def test_all_that_does_not_fit_is_listed_and_nothing_is_written() -> None:
     assert not target["ok"].any()
 
 
+def test_named_tuples_are_of_the_class_that_is_given() -> None:
+    value = {"o": [Pair(np.ones(2), (Pair(1, 2), {"x": 3})), Pair(1, 2)], "t": (Pair(np.ones(1), None),)}
+    s3dlio.save_checkpoint(URI, value)
+    assert type(s3dlio.load_checkpoint(URI)["o"][1]) is not Pair
+    target = {"o": [Pair(np.zeros(2), (Pair(0, 0), {"x": 0})), (0, 0)], "t": (Pair(np.zeros(1), 0),)}
+    found = s3dlio.load_checkpoint(URI, into=target)
+    assert same(found, value)
+    first, second = found["o"]
+    assert type(first) is type(first.second[0]) is type(found["t"][0]) is Pair
+    assert type(second) is not Pair  # a plain tuple was given
+    assert first.second[0] == Pair(1, 2)
+    assert first.first is target["o"][0].first
+    part = s3dlio.load_checkpoint(URI, into=target, keys="o.0.first")
+    assert same(part["o"][0].first, np.ones(2))
+
+
+def test_an_array_where_a_number_was_saved_is_told_apart_from_a_missing_one() -> None:
+    s3dlio.save_checkpoint(URI, {"step": 7, "w": np.ones(2)})
+    with pytest.raises(CheckpointError, match="step: is an array here, and something else in the checkpoint") as caught:
+        s3dlio.load_checkpoint(URI, into={"step": np.zeros(()), "w": np.zeros(2), "v": np.zeros(2)})
+    assert "v: is not in the checkpoint" in str(caught.value)
+
+
+def test_nothing_is_loaded_by_a_framework_that_nobody_has_imported() -> None:
+    code = """
+import sys, numpy as np, s3dlio
+s3dlio.save_checkpoint("memory://a/b", {"w": np.ones(2)})
+s3dlio.load_checkpoint("memory://a/b", into={"w": np.zeros(2)})
+print(sorted({"jax", "torch"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=PROGRAM_S)
+    assert done.stdout == "[]\n"
+
+
 def test_parts_are_loaded_by_name() -> None:
     value = {"model": {"a.weight": np.ones(2), "a.bias": np.zeros(2), "b": {"weight": np.full(3, 2)}}, "epoch": 3,
              "list": [np.ones(1), {"weight": np.zeros(1)}], "pair": Pair(np.ones(2), 5), "o": OrderedDict(x=1, y=2),

@@ -120,6 +120,94 @@ def test_an_object_goes_together_with_a_directory_of_its_name(s3: Any) -> None:
     assert s3.find(_BUCKET) == [f"{_BUCKET}/ab"]
 
 
+def test_what_is_not_there_cannot_be_removed_and_nothing_else_is_then(s3: Any) -> None:
+    s3.pipe({f"{_BUCKET}/a": b"1", f"{_BUCKET}/d/b": b"2"})
+    for missing in (f"{_BUCKET}/none", [f"{_BUCKET}/a", f"{_BUCKET}/none"], f"{_BUCKET}/none*", f"{_BUCKET}/d"):
+        with pytest.raises(FileNotFoundError):
+            s3.rm(missing)
+    with pytest.raises(FileNotFoundError):
+        s3.rm(f"{_BUCKET}/none", recursive=True)
+    assert s3.find(_BUCKET) == [f"{_BUCKET}/a", f"{_BUCKET}/d/b"]
+    s3.rm_file(f"{_BUCKET}/none")  # as s3fs: one request, which does not tell
+    s3.rm([f"{_BUCKET}/a", f"{_BUCKET}/d/*"])
+    assert s3.find(_BUCKET) == []
+
+
+def test_removing_a_missing_local_file_is_an_error_too(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        fsspec_plugin.File().rm(f"{tmp_path}/none")
+
+
+@pytest.mark.parametrize(
+    "words", [("ContentType", "Metadata", "StorageClass"), ("content_type", "metadata", "storage_class")]
+)
+def test_how_an_object_is_kept_is_told_by_s3fs_words_or_ours(s3: Any, tmp_path: Path, words: tuple[str, ...]) -> None:
+    how = dict(zip(words, ("text/csv", {"made-by": "us"}, "STANDARD_IA"), strict=True))
+    (tmp_path / "x").write_bytes(b"x")
+    with s3.open(f"{_BUCKET}/opened", "wb", **how) as file:
+        file.write(b"x")
+    s3.pipe(f"{_BUCKET}/piped", b"x", **how)
+    s3.pipe({f"{_BUCKET}/one": b"x", f"{_BUCKET}/two": b"x"}, **how)
+    s3.put(str(tmp_path / "x"), f"{_BUCKET}/put", **how)
+    names = s3.find(_BUCKET)
+    assert len(names) == 5
+    for name in names:
+        info = s3.info(name)
+        assert (info["content_type"], info["metadata"]) == ("text/csv", {"made-by": "us"}), name
+        assert s3._verbs.stat(f"s3://{name}")["storage_class"] == "STANDARD_IA"
+        assert s3.cat(name) == b"x"
+
+
+def test_what_a_file_system_is_given_holds_for_its_files_unless_the_call_says_else(s3: Any) -> None:
+    fs = fsspec_plugin.S3(
+        skip_instance_cache=True, s3_additional_kwargs={"ContentType": "text/csv"}, default_block_size=1 << 20,
+        default_cache_type="bytes", default_fill_cache=False, use_ssl=True, version_aware=False,
+        config_kwargs={"read_timeout": 7, "s3": {"addressing_style": "path"}, "retries": {"max_attempts": 3}},
+    )  # fmt: skip
+    assert (fs.options.read_timeout_s, fs.options.addressing_style, fs.options.max_attempts) == (7, "path", 3)
+    fs.pipe(f"{_BUCKET}/a", b"a")
+    fs.pipe({f"{_BUCKET}/b": b"b"})
+    fs.pipe(f"{_BUCKET}/c", b"c", ContentType="text/plain")
+    assert [fs.info(f"{_BUCKET}/{name}")["content_type"] for name in "abc"] == ["text/csv", "text/csv", "text/plain"]
+    with fs.open(f"{_BUCKET}/a") as file:
+        assert (file.blocksize, type(file.cache).name) == (1 << 20, "bytes")
+        assert file.read() == b"a"
+    with fs.open(f"{_BUCKET}/a", block_size=2 << 20, cache_type="readahead") as file:
+        assert (file.blocksize, file.cache) == (2 << 20, None)
+
+
+@pytest.mark.parametrize("name", ["ACL", "ServerSideEncryption", "acl", "version_id", "Tagging"])
+def test_what_would_change_an_object_and_has_no_counterpart_is_refused(memory: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    calls: list[Any] = [
+        lambda: memory.open(f"{_BUCKET}/x", "wb", **{name: "some"}),
+        lambda: memory.pipe(f"{_BUCKET}/x", b"", **{name: "some"}),
+        lambda: memory.pipe({f"{_BUCKET}/x": b""}, **{name: "some"}),
+        lambda: memory.put(str(tmp_path / "x"), f"{_BUCKET}/x", **{name: "some"}),
+    ]
+    for call in calls:
+        with pytest.raises(OptionError, match=f"{name} has no counterpart"):
+            call()
+    assert memory.find(_BUCKET) == []
+    memory.pipe(f"{_BUCKET}/x", b"x", acl="", version_id=None)
+    with pytest.raises(OptionError, match="version_id"):
+        memory.open(f"{_BUCKET}/x", version_id="7")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"version_aware": True}, "version_aware has no counterpart"), ({"use_ssl": False}, "http://"),
+        ({"s3_additional_kwargs": {"ACL": "private"}}, "ACL has no counterpart"),
+        ({"config_kwargs": {"proxies": {}}}, "'proxies' has no counterpart"), ({"config_kwargs": 5}, "must be a mapping"),
+        ({"default_block_size": "1"}, "default_block_size must be"), ({"default_blok_size": 1}, "default_blok_size"),
+    ],
+)  # fmt: skip
+def test_options_of_a_file_system_that_have_no_counterpart_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        fsspec_plugin.S3(skip_instance_cache=True, **options)
+
+
 def test_a_bucket_goes_with_recursive_only_and_a_missing_one_is_told(s3: Any) -> None:
     with pytest.raises(NotFoundError):
         s3.rm("habits-none")

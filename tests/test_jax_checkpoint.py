@@ -37,6 +37,7 @@ from tests.test_jax_processes import finish, free_port, start
 if TYPE_CHECKING or "S3DLIO_TEST_HAS_JAX" in os.environ:
     import jax
     import jax.numpy as jnp
+    from jax.experimental import multihost_utils
     from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as P
 
@@ -201,6 +202,106 @@ def a_state(folder: Path) -> None:
     assert isinstance(everything["['host']"], np.ndarray)
 
 
+def described(state: Any) -> Any:
+    """Return a state as :func:`jax.eval_shape` does, with shardings; numbers and NumPy's arrays as they are."""
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        sharding = leaf.sharding if len(leaf.sharding.device_set) > 1 else None
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(one, state)
+
+
+def one_file_by_descriptions(folder: Path) -> None:
+    where = f"file://{folder}/one.ckpt"
+    state = train_state()
+    del state["one"]  # a scalar of NumPy, which cannot be filled
+    state["host"] = state["host"].copy()
+    s3dlio.save_checkpoint(where, state)
+    found = s3dlio.load_checkpoint(where, into=described(state))
+    assert_same(state, found)  # Moments too: as a tree it is what was given
+    for name in ("w", "b", "half"):
+        assert found["params"][name].sharding == state["params"][name].sharding
+    plain = jax.eval_shape(
+        lambda: {"w": jnp.zeros((256, 128)), "b": jnp.zeros(128), "half": jnp.zeros((256, 128), "bfloat16")}
+    )
+    params = s3dlio.load_checkpoint(where, into={"params": plain}, keys="params")["params"]
+    assert_same(state["params"], params)
+    assert {len(array.devices()) for array in params.values()} == {1}
+    store = s3dlio.CheckpointStore(f"file://{folder}/run")
+    store.save(step=1, data=state["params"])
+    by_columns = {**plain, "w": wanted(plain["w"], P(None, "a"), 4)}
+    again = store.load(step=1, into=by_columns)
+    assert_same(state["params"], again)
+    assert again["w"].sharding == by_columns["w"].sharding
+    keys = jax.ShapeDtypeStruct((4,), state["keys"].dtype, sharding=NamedSharding(mesh(4), P("a")))
+    spread = s3dlio.load_checkpoint(where, into={"keys": keys}, keys="keys")["keys"]
+    assert_same(state["keys"], spread)
+    assert len(spread.devices()) == 4
+    refused(OptionError, "ShapeDtypeStruct", lambda: s3dlio.save_checkpoint(where, {"w": keys}))
+
+
+def descriptions_that_do_not_fit(folder: Path) -> None:
+    where = f"file://{folder}/one.ckpt"
+    s3dlio.save_checkpoint(
+        where, {"w": jnp.ones((2, 3)), "b": jnp.ones(3), "step": 7, "c": jnp.ones(3), "d": jnp.ones(3)}
+    )
+    like = jax.eval_shape(
+        lambda: {"w": jnp.ones((3, 3)), "b": jnp.ones(3, jnp.bfloat16), "step": 7, "more": jnp.ones(1)}
+    )
+    like |= {"c": wanted(jnp.ones(3), P("a"), 2), "d": jax.ShapeDtypeStruct((3,), np.float64)}
+    text = refused(CheckpointError, "6 differences", lambda: s3dlio.load_checkpoint(where, into=like))
+    for part in (
+        "w: shape [3, 3], and [2, 3]", "b: dtype BF16, and 'F32'", "step: is an array here", "more: is not in",
+        "c: the sharding does not fit", "d: JAX would make float32",
+    ):  # fmt: skip
+        assert part in text, text
+    base = f"file://{folder}/c"
+    save_sharded(base, {"c": jnp.ones(3)})
+    refused(CheckpointError, "['c']: the sharding does not fit", lambda: load_sharded(base, {"c": like["c"]}))
+
+
+def descriptions_of_what_is_one_array(folder: Path) -> None:
+    where = f"file://{folder}/one.ckpt"
+    tied = jnp.arange(8)
+    s3dlio.save_checkpoint(where, {"a": tied, "b": tied})
+    like = jax.ShapeDtypeStruct((8,), jnp.int32)
+    found = s3dlio.load_checkpoint(where, into={"a": like, "b": jax.ShapeDtypeStruct((8,), jnp.int32)})
+    assert found["a"] is found["b"]
+    other = {"a": like, "b": wanted(tied, P("a"), 2)}
+    refused(CheckpointError, "b: is one array with another", lambda: s3dlio.load_checkpoint(where, into=other))
+    s3dlio.save_checkpoint(where, {"a": tied})
+    refused(CheckpointError, "b: is not in", lambda: s3dlio.load_checkpoint(where, into={"a": like, "b": like}))
+
+
+def descriptions_over_abstract_meshes(folder: Path) -> None:
+    """What ``eval_shape`` says of arrays on a mesh with explicit axes names no devices but those of the mesh in use."""
+    where, base = f"file://{folder}/one.ckpt", f"file://{folder}/c"
+    explicit = jax.make_mesh((4,), ("a",), axis_types=(jax.sharding.AxisType.Explicit,), devices=jax.devices()[:4])
+    state = {"w": jax.device_put(numbers(8, 4), NamedSharding(explicit, P("a")))}
+    s3dlio.save_checkpoint(where, state)
+    save_sharded(base, state)
+    like = jax.eval_shape(lambda tree: tree, state)
+    for load in (lambda: s3dlio.load_checkpoint(where, into=like), lambda: load_sharded(base, like)):
+        refused(CheckpointError, "jax.set_mesh", load)
+        with jax.set_mesh(explicit):
+            found = load()
+        assert_same(state, found)
+        assert found["w"].sharding.is_equivalent_to(state["w"].sharding, 2)
+
+
+def sharded_keys(folder: Path) -> None:
+    base = f"file://{folder}/c"
+    state = {"keys": jax.random.split(jax.random.key(8), 4)}
+    save_sharded(base, state)
+    like = {"keys": jax.ShapeDtypeStruct((4,), state["keys"].dtype, sharding=NamedSharding(mesh(4), P("a")))}
+    found = load_sharded(base, like)
+    assert_same(state, found)
+    assert len(found["keys"].devices()) == 4
+
+
 def other_meshes(folder: Path) -> None:
     """8 -> 4x2 -> 1 -> 2x4, and each time the values and no byte too much."""
     w = numbers(4096, 512)
@@ -342,7 +443,8 @@ def to_s3(folder: Path) -> None:
 
 
 ALONE: tuple[Scene, ...] = (
-    one_file, one_file_of_others, one_file_refused, another_store_snapshot, a_state, other_meshes, bytes_read, misfits,
+    one_file, one_file_of_others, one_file_refused, one_file_by_descriptions, descriptions_that_do_not_fit,
+    descriptions_of_what_is_one_array, descriptions_over_abstract_meshes, sharded_keys, another_store_snapshot, a_state, other_meshes, bytes_read, misfits,
     replaced, damage, lies, to_s3,
 )  # fmt: skip
 
@@ -372,6 +474,19 @@ def over_processes(folder: Path) -> list[int]:
     return found
 
 
+def one_file_for_all(folder: Path) -> None:
+    """Each process reads one file, and gives its own devices their part."""
+    w, where = numbers(64, 8), f"file://{folder}/all.ckpt"
+    if jax.process_index() == 0:
+        s3dlio.save_checkpoint(where, {"w": w})
+    multihost_utils.sync_global_devices("one file")
+    sharding = NamedSharding(mesh(8), P("a"))
+    found = s3dlio.load_checkpoint(where, into={"w": jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=sharding)})["w"]
+    assert found.sharding == sharding
+    for shard in found.addressable_shards:
+        assert (np.asarray(shard.data) == w[shard.index]).all()
+
+
 def one_cannot(folder: Path) -> str:
     """Process 1 cannot write: both are told, nobody waits for ever, and the checkpoint before stays."""
     base = f"file://{folder}/d"
@@ -395,7 +510,7 @@ def not_together(folder: Path) -> None:
     refused(OptionError, "save_sharded", lambda: s3dlio.save_checkpoint(f"file://{folder}/x", {"w": array}))
 
 
-TOGETHER: tuple[Scene, ...] = (over_processes, one_cannot, not_together)
+TOGETHER: tuple[Scene, ...] = (over_processes, one_file_for_all, one_cannot, not_together)
 
 
 # -- running them -------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ _URI = parse("s3://bucket/x")
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which a test may change."""
     now = [1000.0]
-    monkeypatch.setattr("s3dlio.stores.base.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("s3dlio.stores.objects.time.monotonic", lambda: now[0])
     return now
 
 

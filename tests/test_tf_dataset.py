@@ -239,10 +239,18 @@ def test_records_are_those_of_tensorflows_own_reader(root: str, folder: str) -> 
 @in_tf
 def test_compressed_records_are_read_from_their_beginning_and_in_no_other_way(folder: str) -> None:
     paths = put_records(folder, "GZIP")
-    with pytest.raises(FormatError, match=r"\d\.tfrecord: the file is compressed.*compression='GZIP'"):
+    with pytest.raises(FormatError, match=r"\d\.tfrecord: the file is compressed.*compression='GZIP'") as caught:
         make_tf_dataset(f"file://{folder}/")
     ours = [bytes(record) for path in paths for record in s3dlio.iter_tfrecords(f"file://{path}", compression="GZIP")]
     assert ours == list(tf.data.TFRecordDataset(paths, "GZIP").as_numpy_iterator())
+    for advice in ("s3dlio.iter_tfrecords(uri)", "s3dlio.TFRecordWriter(new_uri)"):
+        assert advice in str(caught.value)
+    for path in paths:  # in place: the file is replaced when it is whole
+        with s3dlio.TFRecordWriter(path) as writer:
+            for record in s3dlio.iter_tfrecords(path):
+                writer.write(record)
+    found = make_tf_dataset(f"file://{folder}/", batch_size=None)
+    assert list(found.as_numpy_iterator()) == ours
 
 
 @pytest.fixture

@@ -96,10 +96,12 @@ class Kind(abc.ABC):
     Attributes:
         name: As it is written into files.
         format: What other readers of safetensors are told of a file of such arrays.
+        has_memory: Its arrays are memory, and not only descriptions of arrays that are to be made.
     """
 
     name: str
     format: str
+    has_memory = True
 
     @abc.abstractmethod
     def owns(self, value: object) -> bool:

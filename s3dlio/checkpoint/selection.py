@@ -31,6 +31,16 @@ def arrays_of(node: Any, path: Path = ()) -> Iterable[tuple[Path, str, dict[str,
         yield from arrays_of(item, (*path, key_of(key)))
 
 
+def is_there(node: Any, path: Path) -> bool:
+    """Tell whether a structure has anything under a path."""
+    for step in path:
+        found = [item for key, item in children(node) if key_of(key) == step]
+        if not found:
+            return False
+        node = found[0]
+    return True
+
+
 def children(node: Any) -> Iterable[tuple[Any, Any]]:
     """Yield the nodes of key and value of what a node of the saved structure holds."""
     if not isinstance(node, dict) or len(node) != 1:

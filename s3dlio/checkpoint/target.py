@@ -1,6 +1,7 @@
 """What a checkpoint is loaded into: the arrays of a value that exists, matched with those of a file by their paths.
 
 Floor 4. Knows what fits and what does not, and says all of it before a byte is written; must not know files.
+What is given may also only describe arrays (JAX's abstract ones): those are made, and nothing is filled in place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from s3dlio.checkpoint.layout import Tensor, are_counts
 from s3dlio.checkpoint.selection import Path, shown
 from s3dlio.checkpoint.tree import Leaf, refuse_overlaps
 from s3dlio.errors import CheckpointError, FormatError, OptionError
+
+_MISSING = "is not in the checkpoint"
+_NO_ARRAY = "is an array here, and something else in the checkpoint (a number, say): put that or None in its place"
 
 
 class SavedArray(NamedTuple):
@@ -80,17 +84,25 @@ class Target:
             except OptionError as error:
                 self._faults[path] = error.message
 
-    def inlets(self, saved: Sequence[SavedArray], is_wanted: Callable[[str], bool] | None = None) -> dict[str, Inlet]:
+    def inlets(
+        self,
+        saved: Sequence[SavedArray],
+        is_wanted: Callable[[str], bool] | None = None,
+        *,
+        is_there: Callable[[Path], bool] = lambda _: False,
+    ) -> dict[str, Inlet]:
         """Return where the bytes of each tensor go to, by its name.
 
         Args:
             saved: The arrays that are to be loaded.
             is_wanted: Tells by its path whether an array is to be filled; ``None`` for all.
+            is_there: Tells whether anything was saved under a path, if no array.
 
         Raises:
             CheckpointError: Something does not fit; the message lists all of it.
         """
         faults = self._missing({one.path for one in saved}, is_wanted)
+        faults |= {path: _NO_ARRAY for path, fault in faults.items() if fault == _MISSING and is_there(path)}
         self._is_partial |= is_wanted is not None
         inlets: dict[str, Inlet] = {}
         taken: dict[tuple[str, Any], Leaf] = {}
@@ -109,19 +121,22 @@ class Target:
 
     def _missing(self, there: set[Path], is_wanted: Callable[[str], bool] | None) -> dict[Path, str]:
         """Return what is on one side only. What is the same memory as something that is there is not missing."""
-        covered = {leaf.facts.identity for path, leaf in self._given.items() if path in there}
+        covered = {leaf.facts.identity for path, leaf in self._given.items() if path in there and leaf.kind.has_memory}
         faults = dict.fromkeys(there - self._given.keys(), "is in the checkpoint only")
         for path, leaf in self._given.items():
             if path in there or (is_wanted is not None and not is_wanted(shown(path))):
                 continue
             self._is_partial = True
             if leaf.facts.identity not in covered:
-                faults[path] = "is not in the checkpoint"
+                faults[path] = _MISSING
         return faults | {path: fault for path, fault in self._faults.items() if path in there or is_wanted is None}
 
     def _open(self, leaf: Leaf, tensor: Tensor, inlets: dict[str, Inlet]) -> None:
         inlet = leaf.kind.existing(leaf.value)
         if tensor.name in inlets:
+            if not leaf.kind.has_memory:
+                msg = "is one array with another one in the checkpoint, which goes elsewhere: give both one sharding"
+                raise OptionError(msg)
             self._followers.append(_Follower(tensor.name, inlet, leaf.kind, tensor.length))
         else:
             inlets[tensor.name] = inlet
@@ -190,6 +205,29 @@ def _require_fit(leaf: Leaf, tensor: Tensor, extra: Mapping[str, Any]) -> None:
     if leaf.facts.length != tensor.length:
         msg = f"tensor {tensor.name!r} has {tensor.length} bytes, which an array of shape {told} cannot have"
         raise FormatError(msg)
+
+
+def shaped_like(given: Any, value: Any) -> Any:
+    """Return what was loaded with the classes that its named tuples have in what is given.
+
+    A file does not say whose class a named tuple is, and to JAX another class is another tree. Dicts and lists are
+    changed in place; what differs from what is given stays as it is.
+    """
+    if isinstance(given, Mapping) and isinstance(value, dict):
+        for key, item in value.items():
+            if key in given:
+                value[key] = shaped_like(given[key], item)
+        return value
+    if isinstance(given, list) and isinstance(value, list) and len(given) == len(value):
+        value[:] = map(shaped_like, given, value)
+        return value
+    if not isinstance(given, tuple) or not isinstance(value, tuple) or len(given) != len(value):
+        return value
+    fields = getattr(given, "_fields", None)
+    if fields != getattr(value, "_fields", None):
+        return value
+    items = map(shaped_like, given, value)
+    return tuple(items) if fields is None else type(given)._make(items)  # type: ignore[attr-defined]
 
 
 def _state_of(value: Any) -> Any:

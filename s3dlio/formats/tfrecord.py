@@ -320,7 +320,11 @@ def wrong_header(offset: int, found: Buffer) -> TFRecordError:
     """Build the error for a header whose sum is wrong, where ``found`` stands."""
     packing = looks_packed(found) if not offset else ""
     if packing:
-        msg = f"the file is compressed; read it from its beginning with compression={packing!r}: it can have no index"
+        msg = (
+            f"the file is compressed (compression={packing!r}): its records have no places, so there can be no index and"
+            " no dataset of them. Read it from its beginning with s3dlio.iter_tfrecords(uri), or pack it anew: write"
+            " what that yields with s3dlio.TFRecordWriter(new_uri)"
+        )
         return TFRecordError(msg)
     return TFRecordError(f"there is no record at byte {offset}: the checksum of its length is wrong")
 

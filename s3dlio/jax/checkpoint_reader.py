@@ -21,7 +21,8 @@ from s3dlio.checkpoint.kinds import HostInlet
 from s3dlio.checkpoint.pieces import Piece, Span, span_of, strides_of
 from s3dlio.checkpoint.places import base_of
 from s3dlio.context import current_token, store_of
-from s3dlio.errors import CheckpointError, FormatError, IncompleteCheckpointError
+from s3dlio.errors import CheckpointError, FormatError, IncompleteCheckpointError, OptionError
+from s3dlio.jax.abstract import sharding_of
 from s3dlio.jax.checkpoint import SavedArray, SavedTree, iter_paths, leaves_of, read_manifest
 from s3dlio.jax.leaves import bytes_of_array, is_key, keys_of, plain_of, require_dtype, room_for
 
@@ -135,6 +136,14 @@ def _misfit(saved: SavedArray, leaf: Any) -> str:
         return f"shape {list(leaf.shape)}, and {list(theirs)} in the checkpoint"
     if not keys and np.dtype(leaf.dtype) != saved.dtype:
         return f"dtype {leaf.dtype}, and {saved.dtype} in the checkpoint"
+    return _misplaced(saved, leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else ""
+
+
+def _misplaced(saved: SavedArray, leaf: Any) -> str:
+    try:
+        sharding_of(leaf, saved.shape)
+    except OptionError as error:
+        return error.message
     return ""
 
 
@@ -148,7 +157,7 @@ class _Arrival:
         self.path = path
         self.blocks: list[Block] = []
         self._saved = saved
-        self._sharding = _sharding_of(like)
+        self._sharding = _sharding_of(like, saved.shape)
         self._to_numpy = isinstance(like, (np.ndarray, np.generic)) or (like is None and saved.is_numpy)
         self._is_scalar = isinstance(like, np.generic)
         self._devices = self._devices_of_boxes()
@@ -243,15 +252,12 @@ def _minus(one: Shape, other: Shape) -> Shape:
     return tuple(a - b for a, b in zip(one, other, strict=True))
 
 
-def _sharding_of(like: Any) -> Any:
+def _sharding_of(like: Any, plain_shape: Shape) -> Any:
     if isinstance(like, Sharding):
         return like
     if isinstance(like, jax.Array):
         return plain_of(like)[0].sharding
-    if isinstance(like, jax.ShapeDtypeStruct) and like.sharding is not None and is_key(like):
-        msg = "random keys are loaded like keys: give an array of them, or a ShapeDtypeStruct without a sharding"
-        raise CheckpointError(msg, operation="load_checkpoint")
-    return getattr(like, "sharding", None)
+    return sharding_of(like, plain_shape) if isinstance(like, jax.ShapeDtypeStruct) else None
 
 
 def _cut_out(target: _Array, piece: Piece, span: Span) -> tuple[Span, HostInlet]:

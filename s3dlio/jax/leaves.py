@@ -6,7 +6,7 @@ Floor 6. Knows JAX's dtypes, devices and random keys; what a checkpoint looks li
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -37,13 +37,7 @@ class JaxKind(Kind):
         if not value.is_fully_addressable:
             msg = "the array lies on devices of several processes: save it by s3dlio.jax.save_sharded"
             raise OptionError(msg)
-        data, extra = plain_of(value)
-        name, shape = dtype_name(data.dtype), tuple(data.shape)
-        length = data.size * data.dtype.itemsize
-        if not name:
-            extra |= {"dtype": data.dtype.name, "shape": list(shape)}
-            name, shape = "U8", (length,)
-        return Facts(name, shape, length, extra, ("jax", id(value)))
+        return facts_of(*plain_of(value), ("jax", id(value)))
 
     def outlet(self, value: Any) -> Outlet:
         """See :meth:`s3dlio.checkpoint.kinds.Kind.outlet`."""
@@ -59,7 +53,7 @@ class JaxKind(Kind):
         kind = named_dtype(str(extra["dtype"])) if "dtype" in extra else numpy_dtype(dtype)
         length = int(np.prod(shape, dtype=object)) * numpy_dtype(dtype).itemsize
         told = extra.get("shape", list(shape))
-        target = _Landing(room_for(tuple(told), kind, length), extra.get("key"), None)
+        target = Landing(room_for(tuple(told), kind, length), extra.get("key"), None)
         require_dtype(kind)
         return target
 
@@ -70,7 +64,17 @@ class JaxKind(Kind):
         """
         data, extra = plain_of(value)
         length = data.size * data.dtype.itemsize
-        return _Landing(room_for(tuple(data.shape), data.dtype, length), extra.get("key"), data.sharding)
+        return Landing(room_for(tuple(data.shape), data.dtype, length), extra.get("key"), data.sharding)
+
+
+def facts_of(data: Any, extra: dict[str, Any], identity: Hashable) -> Facts:
+    """Return the facts of an array of numbers, or of a description of one; ``extra`` is added to."""
+    dtype, shape = np.dtype(data.dtype), tuple(data.shape)
+    name, length = dtype_name(dtype), data.size * dtype.itemsize
+    if not name:
+        extra = extra | {"dtype": dtype.name, "shape": list(shape)}
+        name, shape = "U8", (length,)
+    return Facts(name, shape, length, extra, identity)
 
 
 def require_concrete(value: Any) -> None:
@@ -217,8 +221,14 @@ class FetchedOutlet(Outlet):
         return memory[start:stop]
 
 
-class _Landing(HostInlet):
-    """An array on its way in, for whose bytes there is memory."""
+class Landing(HostInlet):
+    """An array on its way in, for whose bytes there is memory.
+
+    Args:
+        array: The memory.
+        made_by: What random keys were made by; ``None`` for numbers.
+        sharding: Where the numbers go; ``None`` for the default device.
+    """
 
     def __init__(self, array: _Array, made_by: Any, sharding: Any) -> None:
         super().__init__(array, bytes_of_array(array))
@@ -228,7 +238,11 @@ class _Landing(HostInlet):
     def finish(self) -> Any:
         """See :meth:`s3dlio.checkpoint.kinds.Inlet.finish`."""
         array: Any = super().finish()
-        return keys_of(jax.device_put(array, self._sharding), self._made_by)
+        if self._sharding is None or self._sharding.is_fully_addressable:
+            data = jax.device_put(array, self._sharding)
+        else:  # each process gives its own devices their part, and need not ask the others whether theirs is the same
+            data = jax.make_array_from_callback(array.shape, self._sharding, lambda index: array[index])
+        return keys_of(data, self._made_by)
 
 
 KIND = JaxKind()

@@ -176,18 +176,32 @@ class S3MapDataset(TorchDataset, Dataset[Any]):
         if self._ahead.budget_bytes and not self._packed:
             self._foresight.get().announce(order, first)
 
+    def _several(self, numbers: Iterable[int]) -> list[Any]:
+        advice = (
+            "that were asked for were skipped: on_error='raise' raises what is wrong, and the log 's3dlio' tells it"
+        )
+        return self._checked(numbers, advice, "get")
+
     def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
-        """See :meth:`s3dlio.dataset.ObjectDataset.__getitems__`."""
+        """See :meth:`s3dlio.dataset.ObjectDataset.__getitems__`.
+
+        Raises:
+            OptionError: All of them were skipped.
+        """
+        advice = (
+            "of a batch were skipped, and a DataLoader takes no empty batch: use larger batches, or S3IterableDataset,"
+            " whose batches are filled with the samples behind"
+        )
+        return self._checked(numbers, advice, "__getitems__")
+
+    def _checked(self, numbers: Iterable[int], advice: str, operation: str) -> list[Any]:
         positions = [self._position(int(number)) for number in numbers]
         samples = self._read(positions)
         if len(samples) == len(positions):  # else some were skipped
             unequal.check(samples, lambda place: self._title(positions[place]))
         elif not samples:
-            msg = (
-                f"all {len(positions)} samples of a batch were skipped, and a DataLoader takes no empty batch: use larger "
-                "batches, or S3IterableDataset, whose batches are filled with the samples behind"
-            )
-            raise OptionError(msg, uri=self.uri_of(positions[0]), operation="__getitems__")
+            msg = f"all {len(positions)} samples {advice}"
+            raise OptionError(msg, uri=self.uri_of(positions[0]), operation=operation)
         return samples
 
     def _read(self, positions: list[int]) -> list[Any]:
