@@ -114,6 +114,7 @@ class ObjectDataset:
         self._options = options
         self.transform = transform
         self._skipped = 0
+        self._as_stored: bool | None = None
         manifest = uri if isinstance(uri, Manifest) else self._survey(uri, pattern, index_progress)
         self._source = manifest.source
         self.samples = manifest.samples
@@ -360,9 +361,11 @@ class ObjectDataset:
 
     def is_plain(self) -> bool:
         """Whether a sample's bytes are the sample, so that it can be read where it belongs in a batch."""
-        first = self.samples.catalog.uri(0)
-        as_stored = self._codec.format_of(first) in ("raw", "tfrecord") and self._codec.compression_of(first) == "none"
-        return self.transform is None and self._on_error == "raise" and as_stored
+        if self.transform is not None or self._on_error != "raise":
+            return False
+        if self._as_stored is None:  # it takes a look at every key
+            self._as_stored = self._codec.are_as_stored(map(self.samples.catalog.key, range(len(self.samples.catalog))))
+        return self._as_stored
 
     def finish_all(self, samples: Iterable[Sample]) -> list[Any]:
         """Return what the user sees of some samples, without those to be skipped."""

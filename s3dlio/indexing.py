@@ -69,7 +69,7 @@ def index_samples(catalog: Catalog, codec: Codec, store: Store, progress: Progre
     wanted = [task for task in tasks if task]
     indexes = iter(_all_indexes(wanted, store, progress))
     parts = [next(indexes) if task else None for task in tasks]
-    return SampleIndex(catalog, Records.of_parts([(part.offsets, part.sizes) if part else None for part in parts]))
+    return SampleIndex(catalog, Records.of_parts([(part.offsets, part.sizes) if part is not None else None for part in parts]))
 
 
 def _sidecars(catalog: Catalog, codec: Codec) -> dict[int, int]:

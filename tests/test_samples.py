@@ -95,6 +95,24 @@ def test_records_and_objects_go_together(space: str) -> None:
     assert samples[-1].tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_a_file_without_records_has_no_samples(space: str, index: bool) -> None:  # noqa: FBT001
+    for name, records in (("a", []), ("b", [b"spam", b"eggs"]), ("c", []), ("d", [b"ham"])):
+        with TFRecordWriter(f"{space}{name}.tfrecord", index=index) as writer:
+            for data in records:
+                writer.write(data)
+    dataset = ObjectDataset(space)
+    assert [bytes(sample) for sample in dataset] == [b"spam", b"eggs", b"ham"]
+    assert dataset.uri_of(2) == f"{space}d.tfrecord"
+    assert bytes(dataset[-1]) == b"ham"
+    dataset.save_manifest(f"{space}kept.npz")
+    assert len(ObjectDataset.from_manifest(f"{space}kept.npz")) == 3
+    none = ObjectDataset(space, pattern="a.tfrecord")
+    assert (len(none), list(none)) == (0, [])
+    with pytest.raises(IndexError):
+        none[0]
+
+
 def test_examples_are_decoded(space: str) -> None:
     from s3dlio.formats.example_writing import encode_example
 
