@@ -684,3 +684,22 @@ def test_a_pattern_that_matches_nothing_is_told(cli: Callable[..., Done], comman
     (tmp_path / "from" / "a.bin").write_bytes(b"x")
     done = cli(*command, "-p", "*.npz", f"{tmp_path}/from/", f"{tmp_path}/to/")
     assert (done.code, "*.npz" in done.err) == (1, True)
+
+
+def test_an_index_goes_below_a_directory_by_its_files_name(
+    cli: Callable[..., Done], place: str, tmp_path: Path
+) -> None:
+    with TFRecordWriter(tmp_path / "a.tfrecord") as writer:
+        writer.write(b"spam")
+    (tmp_path / "indexes").mkdir()
+    assert cli("tfrecord-index", tmp_path / "a.tfrecord", f"{place}/idx/").code == 0
+    assert cli("tfrecord-index", tmp_path / "a.tfrecord", tmp_path / "indexes").code == 0
+    assert s3dlio.list(f"{place}/idx/") == [f"{place}/idx/a.tfrecord.idx"]
+    assert (tmp_path / "indexes" / "a.tfrecord.idx").read_text() == "0 20\n"
+
+
+@pytest.mark.parametrize("command", ["create-bucket", "delete-bucket"])
+def test_a_key_is_not_taken_for_a_bucket(cli: Callable[..., Done], bucket: str, command: str) -> None:
+    done = cli(command, f"{bucket}/some/key")
+    assert (done.code, bucket in done.err) == (2, True)
+    assert s3dlio.exists(f"{bucket}/")

@@ -316,12 +316,14 @@ def _tell(result: TransferResult) -> None:
 
 @click.command("tfrecord-index")
 @click.argument("file", help="A TFRecord file: path or URI.")
-@click.argument("index", required=False, help="Where to; else FILE.idx.")
+@click.argument("index", required=False, help="Where to, a file or a directory; else FILE.idx.")
 @with_common_options
 def tfrecord_index(file: str, index: str | None) -> None:
     """Write the index of a TFRecord file, as NVIDIA DALI reads it."""
     from s3dlio.tfrecords import create_tfrecord_index
 
+    if index is not None and (index.endswith("/") or ("://" not in index and os.path.isdir(index))):
+        index = f"{index.removesuffix('/')}/{os.path.basename(file)}.idx"
     count = create_tfrecord_index(file, index, progress=current().progress)
     place = from_path_or_uri(index or f"{file}.idx")
     if current().as_json:
