@@ -703,3 +703,25 @@ def test_a_key_is_not_taken_for_a_bucket(cli: Callable[..., Done], bucket: str, 
     done = cli(command, f"{bucket}/some/key")
     assert (done.code, bucket in done.err) == (2, True)
     assert s3dlio.exists(f"{bucket}/")
+
+
+def test_a_bench_that_fails_looks_again_for_what_a_server_finishes_late(
+    cli: Callable[..., Done], bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    delete = s3dlio.delete
+
+    def broken_off(uris: list[str], *_: object) -> None:
+        written.extend(uris)
+        msg = "broken off"
+        raise NotFoundError(msg)
+
+    def deleted_too_early(uri: Any, recursive: bool = False) -> None:
+        delete(uri, recursive)
+        if recursive and written:
+            s3dlio.put(written.pop(), b"late")
+
+    monkeypatch.setattr(measure, "_puts", broken_off)
+    monkeypatch.setattr("s3dlio.removal.delete", deleted_too_early)
+    assert cli("bench", "-n", 1, "-s", 1, bucket).code == 1
+    assert (written, s3dlio.list(f"{bucket}/")) == ([], [])
