@@ -13,6 +13,7 @@ from typing import NamedTuple
 from s3dlio import listing
 from s3dlio.bounds import is_a
 from s3dlio.context import current_token, store_of
+from s3dlio.errors import UriError
 from s3dlio.prefixes import wide_keys
 from s3dlio.spellings import also_spelt
 from s3dlio.stores.base import Entry
@@ -128,10 +129,11 @@ def create_bucket(name: str) -> None:
         name: A URI, or the bare name of an S3 bucket.
 
     Raises:
-        AlreadyExistsError: It exists.
+        AlreadyExistsError: It exists. (S3 is content with one that is yours in ``us-east-1``.)
+        UriError: A key stands behind its name.
         StoreError: It cannot be created.
     """
-    where = _container(name)
+    where = _container(name, "create_bucket")
     store_of(where).create_container(where, current_token())
 
 
@@ -144,9 +146,10 @@ def delete_bucket(name: str) -> None:
 
     Raises:
         NotFoundError: It does not exist.
+        UriError: A key stands behind its name.
         StoreError: It is not empty, or cannot be deleted.
     """
-    where = _container(name)
+    where = _container(name, "delete_bucket")
     store_of(where).delete_container(where, current_token())
 
 
@@ -173,5 +176,9 @@ def list_containers(uri: str = "s3://") -> list[str]:
     return [f"{where.scheme}://{lead}{name}" for name in names]
 
 
-def _container(name: str) -> Uri:
-    return parse(f"s3://{name}") if is_a(name, str) and "://" not in name else parse(name)
+def _container(name: str, operation: str) -> Uri:
+    where = parse(f"s3://{name}" if is_a(name, str) and "://" not in name else name)
+    if where.key and where.scheme in CONTAINER_SCHEMES - {"az"}:  # there the account may stand before the container
+        msg = f"this names something in a bucket; the bucket is {where.with_key('')}"
+        raise UriError(msg, uri=name, operation=operation)
+    return where

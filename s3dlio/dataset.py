@@ -13,7 +13,6 @@ import itertools
 import logging
 import operator
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple, Self, SupportsIndex, cast
@@ -29,10 +28,11 @@ from s3dlio.errors import ObjectChangedError, OptionError, S3dlioError, suggest
 from s3dlio.fetch import DEFAULT_BUDGET_BYTES, Fetcher, Read
 from s3dlio.formats.samples import Codec, make_codec
 from s3dlio.gather import Allocate, Group, Handful, Sample, stream_groups, stream_objects
-from s3dlio.indexing import Progress, index_samples
+from s3dlio.indexing import Progress, index_samples, only_samples
 from s3dlio.jobs import SKIPPABLE
+from s3dlio.listing import Pattern
 from s3dlio.loader_options import PyLoaderOptions
-from s3dlio.manifest import Manifest, Source, pack, unpack
+from s3dlio.manifest import Manifest, Source, free_place, pack, unpack
 from s3dlio.options import StoreOptions
 from s3dlio.orders import Sequential
 from s3dlio.samples import Ints
@@ -95,7 +95,7 @@ class ObjectDataset:
         self,
         uri: Where,
         *,
-        pattern: str | re.Pattern[str] | None = None,
+        pattern: Pattern = None,
         transform: Callable[[Any], Any] | None = None,
         format: str = "auto",  # noqa: A002 - the contract's name
         key: str | None = None,
@@ -114,27 +114,27 @@ class ObjectDataset:
         self._options = options
         self.transform = transform
         self._skipped = 0
-        manifest = uri if isinstance(uri, Manifest) else self._survey(uri, pattern, index_progress)
-        self._source = manifest.source
+        self._as_stored: bool | None = None
+        manifest = self._survey(uri, pattern, index_progress)
+        self._source, self._kept_in = manifest.source, manifest.kept_in
         self.samples = manifest.samples
 
-    def _survey(self, uri: Where, pattern: str | re.Pattern[str] | None, progress: Progress | None) -> Manifest:
+    def _survey(self, uri: Where | Manifest, pattern: Pattern, progress: Progress | None) -> Manifest:
         """Find out what samples there are."""
         if isinstance(uri, (str, os.PathLike)):
-            where = from_path_or_uri(uri)
-            catalog = self._list(where, pattern)
-            source = Source(
-                where, pattern if isinstance(pattern, str) else f"regex:{pattern.pattern}" if pattern else ""
-            )
+            source = Source.of(from_path_or_uri(uri), pattern)
+            catalog = self._list(source.uri, pattern)
         elif pattern is not None:
-            msg = "pattern selects from a listing; it does not go with a list of URIs"
+            msg = "pattern selects from a listing; it does not go with a list of URIs or a manifest"
             raise OptionError(msg, operation="dataset")
+        elif isinstance(uri, Manifest):
+            return uri
         else:
             catalog, source = Catalog.of_uris(several(uri, "dataset")), Source()
         store = open_store(Uri(catalog.scheme, "", ""), self._options)
         return Manifest(index_samples(catalog, self._codec, store, progress), source, self._codec.format)
 
-    def _list(self, uri: str, pattern: str | re.Pattern[str] | None) -> Catalog:
+    def _list(self, uri: str, pattern: Pattern) -> Catalog:
         return Catalog.of_prefix(uri, pattern, open_store(uri, self._options), CREW.get().token)
 
     # -- manifests --------------------------------------------------------------------------------
@@ -153,9 +153,9 @@ class ObjectDataset:
             FormatError: It is not a manifest.
         """
         where = parse_object(from_path_or_uri(uri), "from_manifest")
-        fetcher = Fetcher(open_store(where, options.get("options")))
         try:
-            manifest = unpack(fetcher.read(Read(where)).memoryview())
+            data = Fetcher(open_store(where, options.get("options"))).read(Read(where))
+            manifest = unpack(data.memoryview())._replace(kept_in=str(where))
         except S3dlioError as error:
             error.concern(where, "from_manifest")
             raise
@@ -169,8 +169,12 @@ class ObjectDataset:
         return dataset
 
     def save_manifest(self, uri: str) -> None:
-        """Save the listing and the index of records as one file, for :meth:`from_manifest`."""
-        where = parse_object(from_path_or_uri(uri), "save_manifest")
+        """Save the listing and the index of records as one file that is none of the dataset's, for :meth:`from_manifest`.
+
+        Raises:
+            UriError: It is an object of the dataset, or a prefix. Also: StoreError.
+        """
+        where = free_place(parse_object(from_path_or_uri(uri), "save_manifest"), self.samples.catalog)
         data = pack(Manifest(self.samples, self._source, self._codec.format))
         open_store(where, self._options).put(where, flat_bytes(data), PutOptions(), CREW.get().token)
 
@@ -181,11 +185,9 @@ class ObjectDataset:
             OptionError: The dataset is one of a list of URIs: there is nothing to list.
         """
         if not self._source.uri:
-            msg = "the dataset was made of a list of URIs; there is no prefix to list"
-            raise OptionError(msg, operation="changes")
+            raise OptionError("the dataset was made of a list of URIs; there is no prefix to list", operation="changes")
         now = self._list(self._source.uri, self._source.pattern or None)
-        kept = [n for n in range(len(now)) if not now.uri(n).key.endswith(".idx")] if self.samples.records else None
-        return self.samples.catalog.changes(now if kept is None else now.only(np.array(kept, np.int64)))
+        return self.samples.catalog.changes(only_samples(now, self._codec, self._kept_in))
 
     # -- what there is ----------------------------------------------------------------------------
 
@@ -363,9 +365,10 @@ class ObjectDataset:
 
     def is_plain(self) -> bool:
         """Whether a sample's bytes are the sample, so that it can be read where it belongs in a batch."""
-        first = self.samples.catalog.uri(0)
-        as_stored = self._codec.format_of(first) in ("raw", "tfrecord") and self._codec.compression_of(first) == "none"
-        return self.transform is None and self._on_error == "raise" and as_stored
+        untouched = self.transform is None and self._on_error == "raise"
+        if untouched and self._as_stored is None:  # it takes a look at every key
+            self._as_stored = self._codec.are_as_stored(map(self.samples.catalog.key, range(len(self.samples.catalog))))
+        return untouched and bool(self._as_stored)
 
     def finish_all(self, samples: Iterable[Sample]) -> list[Any]:
         """Return what the user sees of some samples, without those to be skipped."""

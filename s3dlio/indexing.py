@@ -56,20 +56,37 @@ def index_samples(catalog: Catalog, codec: Codec, store: Store, progress: Progre
         TFRecordError: A file is damaged or compressed, or the index beside it is not its own.
     """
     sidecars = _sidecars(catalog, codec)
-    if sidecars:
-        strangers = set(sidecars.values())
-        kept = [number for number in range(len(catalog)) if number not in strangers]
-        uris = {catalog.uri(number): catalog.uri(beside) for number, beside in sidecars.items()}
-        catalog = catalog.only(np.array(kept, np.int64))
-    else:
-        uris = {}
+    uris = {catalog.uri(number): catalog.uri(beside) for number, beside in sidecars.items()}
+    catalog = _without(catalog, set(sidecars.values()))
     tasks = _tasks(catalog, codec, uris)
     if not any(tasks):
         return SampleIndex(catalog)
     wanted = [task for task in tasks if task]
     indexes = iter(_all_indexes(wanted, store, progress))
     parts = [next(indexes) if task else None for task in tasks]
-    return SampleIndex(catalog, Records.of_parts([(part.offsets, part.sizes) if part else None for part in parts]))
+    return SampleIndex(
+        catalog, Records.of_parts([(part.offsets, part.sizes) if part is not None else None for part in parts])
+    )
+
+
+def only_samples(catalog: Catalog, codec: Codec, manifest: str = "") -> Catalog:
+    """Leave out of a listing what :func:`index_samples` does not take for samples.
+
+    Args:
+        catalog: The objects.
+        codec: Says which of them hold records.
+        manifest: The URI of one that is not a sample either.
+    """
+    strangers = set(_sidecars(catalog, codec).values())
+    return _without(
+        catalog, strangers | {number for number in range(len(catalog)) if str(catalog.uri(number)) == manifest}
+    )
+
+
+def _without(catalog: Catalog, strangers: set[int]) -> Catalog:
+    if not strangers:
+        return catalog
+    return catalog.only(np.array([number for number in range(len(catalog)) if number not in strangers], np.int64))
 
 
 def _sidecars(catalog: Catalog, codec: Codec) -> dict[int, int]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from s3dlio.errors import FormatError
+from s3dlio.catalog import Catalog
+from s3dlio.errors import FormatError, UriError
 from s3dlio.formats.npz import Npz
 from s3dlio.samples import SampleIndex
+from s3dlio.uri import Uri
 
 VERSION = 1
 
@@ -31,6 +34,11 @@ class Source(NamedTuple):
     uri: str = ""
     pattern: str = ""
 
+    @classmethod
+    def of(cls, uri: str, pattern: str | re.Pattern[str] | None) -> Source:
+        """Return what stands for a prefix and the pattern that it was listed with."""
+        return cls(uri, pattern if isinstance(pattern, str) else f"regex:{pattern.pattern}" if pattern else "")
+
 
 class Manifest(NamedTuple):
     """What a manifest holds.
@@ -39,11 +47,31 @@ class Manifest(NamedTuple):
         samples: What there is.
         source: Where their objects were found.
         format: How they are decoded.
+        kept_in: Where it was read from; empty for one that was made here.
     """
 
     samples: SampleIndex
     source: Source
     format: str
+    kept_in: str = ""
+
+
+def free_place(where: Uri, catalog: Catalog) -> Uri:
+    """Return where a manifest of some objects is to be kept, if it does no harm there.
+
+    Raises:
+        UriError: It would replace one of them, or has no name.
+    """
+    if where.key.endswith("/"):
+        msg = "a manifest is one object, and this names a prefix: append a name"
+        raise UriError(msg, uri=str(where), operation="save_manifest")
+    if where.scheme == catalog.scheme and any(where == catalog.uri(number) for number in range(len(catalog))):
+        msg = (
+            "this is one of the dataset's own objects, which the manifest would replace: keep it elsewhere, or (if it is "
+            "an earlier manifest) leave it out of the dataset by a pattern"
+        )
+        raise UriError(msg, uri=str(where), operation="save_manifest")
+    return where
 
 
 def pack(manifest: Manifest) -> bytes:

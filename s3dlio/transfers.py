@@ -299,6 +299,9 @@ def _planned(
     found: list[Source] = []
     for source in sources:
         found.extend(finder.find(source))
+    if sources and not found and how.selection.pattern is not None:
+        msg = f"nothing that is there matches {getattr(how.selection.pattern, 'pattern', how.selection.pattern)!r}"
+        raise NotFoundError(msg, uri=str(sources[0]), operation=how.operation)
     exact = how.names_one and finder.is_single and not _is_folder(dest)
     # The usual file systems of macOS take "A" and "a" for one name.
     folds = dest.scheme in PATH_SCHEMES and sys.platform == "darwin"

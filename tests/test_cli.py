@@ -6,6 +6,7 @@ Knows the words of the command line.  What needs a process of its own (pipes, si
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -559,8 +560,11 @@ def test_a_command_hands_on_what_it_was_told(
 
 def test_a_transfer_tells_its_figures(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("s3dlio.transfers.copy", lambda *_, **__: MOVED)
-    assert cli("cp", "s3://a/b", "s3://c/d").out == "3 objects, 3.0 MiB in 2.00 s (1.5 MiB/s), 1 were there already\n"
-    assert cli("cp", "s3://a/b", "s3://c/d", "--json").told == {
+    assert (
+        cli("cp", "-r", "s3://a/b", "s3://c/d").out
+        == "3 objects, 3.0 MiB in 2.00 s (1.5 MiB/s), 1 were there already\n"
+    )
+    assert cli("cp", "-r", "s3://a/b", "s3://c/d", "--json").told == {
         "objects": 3, "bytes": 3 << 20, "skipped": 1, "seconds": 2.0
     }  # fmt: skip
 
@@ -574,7 +578,7 @@ def test_several_failures_are_listed_when_asked(cli: Callable[..., Done], monkey
         raise TransferError(msg, result=result)
 
     monkeypatch.setattr("s3dlio.transfers.copy", verb)
-    asked = ("cp", "s3://a/b", "s3://c/d")
+    asked = ("cp", "-r", "s3://a/b", "s3://c/d")
     assert cli(*asked) == (1, "", "s3dlio: 2 of 3 objects failed: gone\ns3dlio: -v lists what failed\n")
     assert "s3dlio: failed: s3://b/2: gone\n" in cli("cp", "-v", *asked[1:]).err
 
@@ -616,3 +620,108 @@ def test_operations_are_written_down_and_summed_up(cli: Callable[..., Done], buc
     shown = cli("oplog", "summary", log)
     assert (shown.code, shown.lines[1].split()[:3]) == (0, ["GET", "1", "0"])
     assert cli("oplog", "replay", log, f"{bucket}/again/", "--speed", 0, "--json").told["bytes"] == 4
+
+
+# -- words that would have been passed over ----------------------------------------------------------
+
+
+def test_cp_takes_many_along_only_if_told_to(cli: Callable[..., Done], place: str, tmp_path: Path) -> None:
+    s3dlio.put_many([(f"{place}/c/{name}", b"x") for name in ("a", "b")])
+    bucket = [] if place.startswith("file") else ["/".join(place.split("/")[:-1])]
+    for source in (f"{place}/c", f"{place}/c/", *bucket):
+        done = cli("cp", source, tmp_path / "copies")
+        assert (done.code, "add -r" in done.err) == (2, True)
+    assert not (tmp_path / "copies").exists()
+    assert cli("cp", f"{place}/c/a", tmp_path / "one").code == 0
+    assert cli("cp", f"{place}/c/*", f"{tmp_path}/glob/").code == 0
+    assert cli("cp", f"{place}/nothing", tmp_path / "none").code == 1
+    assert cli("cp", "-r", f"{place}/c", f"{tmp_path}/all/").code == 0
+    assert (tmp_path / "one").is_file()
+    assert sorted(os.listdir(tmp_path / "glob")) == sorted(os.listdir(tmp_path / "all")) == ["a", "b"]
+
+
+def test_cp_makes_no_file_named_as_a_pipe(cli: Callable[..., Done], place: str, tmp_path: Path) -> None:
+    s3dlio.put(f"{place}/a", b"x")
+    with contextlib.chdir(tmp_path):
+        done = cli("cp", f"{place}/a", "-")
+        assert (done.code, "s3dlio get" in done.err) == (2, True)
+        assert not os.path.exists("-")
+        assert cli("cp", f"{place}/a", "./-").code == 0
+        assert os.path.exists("-")
+
+
+@pytest.mark.parametrize("words", [["--new"], ["--content-type", "text/plain"], ["--metadata", "a=b"]])
+def test_made_up_objects_refuse_what_goes_with_files(cli: Callable[..., Done], place: str, words: list[str]) -> None:
+    s3dlio.put(f"{place}/0", b"precious")
+    done = cli("put", f"{place}/{{}}", "-n", 1, "-s", 10, *words)
+    assert (done.code, words[0] in done.err) == (2, True)
+    assert s3dlio.get(f"{place}/0") == b"precious"
+
+
+def test_what_is_expanded_is_cut_as_told(cli: Callable[..., Done], place: str) -> None:
+    s3dlio.put(f"{place}/a.gz", gzip.compress(b"0123456789"))
+    assert cli("get", "--decompress", "--offset", 2, "--length", 3, f"{place}/a.gz") == (0, "234", "")
+    assert cli("get", "--decompress", "--offset", 8, f"{place}/a.gz").out == "89"
+    done = cli("get", "--decompress", "--offset", 11, f"{place}/a.gz")
+    assert (done.code, "behind the end" in done.err) == (1, True)
+
+
+def test_a_quoted_glob_of_paths_is_told_where_it_goes(cli: Callable[..., Done], tmp_path: Path) -> None:
+    done = cli("ls", f"{tmp_path}/*.npz")
+    assert (done.code, f"ls -r -p '*.npz' {tmp_path}/" in done.err) == (2, True)
+    assert cli("ls", f"{tmp_path}/nothing").code == 1
+    assert cli("ls", f"{tmp_path}/") == (0, "", "")
+
+
+def test_plain_paths_are_directories_to_list_buckets_too(cli: Callable[..., Done], tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert cli("list-buckets", tmp_path).lines == [f"file://{tmp_path}/folder"]
+
+
+@pytest.mark.parametrize("command", [["upload"], ["download"], ["cp", "-r"]])
+def test_a_pattern_that_matches_nothing_is_told(cli: Callable[..., Done], command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "a.bin").write_bytes(b"x")
+    done = cli(*command, "-p", "*.npz", f"{tmp_path}/from/", f"{tmp_path}/to/")
+    assert (done.code, "*.npz" in done.err) == (1, True)
+
+
+def test_an_index_goes_below_a_directory_by_its_files_name(
+    cli: Callable[..., Done], place: str, tmp_path: Path
+) -> None:
+    with TFRecordWriter(tmp_path / "a.tfrecord") as writer:
+        writer.write(b"spam")
+    (tmp_path / "indexes").mkdir()
+    assert cli("tfrecord-index", tmp_path / "a.tfrecord", f"{place}/idx/").code == 0
+    assert cli("tfrecord-index", tmp_path / "a.tfrecord", tmp_path / "indexes").code == 0
+    assert s3dlio.list(f"{place}/idx/") == [f"{place}/idx/a.tfrecord.idx"]
+    assert (tmp_path / "indexes" / "a.tfrecord.idx").read_text() == "0 20\n"
+
+
+@pytest.mark.parametrize("command", ["create-bucket", "delete-bucket"])
+def test_a_key_is_not_taken_for_a_bucket(cli: Callable[..., Done], bucket: str, command: str) -> None:
+    done = cli(command, f"{bucket}/some/key")
+    assert (done.code, bucket in done.err) == (2, True)
+    assert s3dlio.exists(f"{bucket}/")
+
+
+def test_a_bench_that_fails_looks_again_for_what_a_server_finishes_late(
+    cli: Callable[..., Done], bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    delete = s3dlio.delete
+
+    def broken_off(uris: list[str], *_: object) -> None:
+        written.extend(uris)
+        msg = "broken off"
+        raise NotFoundError(msg)
+
+    def deleted_too_early(uri: Any, recursive: bool = False) -> None:
+        delete(uri, recursive)
+        if recursive and written:
+            s3dlio.put(written.pop(), b"late")
+
+    monkeypatch.setattr(measure, "_puts", broken_off)
+    monkeypatch.setattr("s3dlio.removal.delete", deleted_too_early)
+    assert cli("bench", "-n", 1, "-s", 1, bucket).code == 1
+    assert (written, s3dlio.list(f"{bucket}/")) == ([], [])

@@ -396,3 +396,38 @@ def _read_until(terminal: int, wanted: bytes) -> bytes:
         if is_readable(terminal, 0.1):
             seen += os.read(terminal, 65536)
     return seen
+
+
+# -- streams that are not there ----------------------------------------------------------------------
+
+
+def shell(words: str) -> subprocess.CompletedProcess[str]:
+    command = f"{sys.executable} -m s3dlio {words}"
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize("words", ["get FILE", "ls FILE", "stat FILE", "--version", "ls --help"])
+@pytest.mark.parametrize("stream", [">&-", ">/dev/full"])
+def test_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, words: str, stream: str) -> None:
+    (tmp_path / "a").write_bytes(b"spam")
+    done = shell(f"{words.replace('FILE', str(tmp_path / 'a'))} {stream}")
+    assert done.returncode == 1
+    assert done.stderr in ("s3dlio: Bad file descriptor\n", "s3dlio: No space left on device\n")
+
+
+def test_streams_that_are_closed_and_not_needed_are_not_missed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"spam")
+    done = shell(f"get {tmp_path}/a {tmp_path}/b >&- 2>&- <&-")
+    assert (done.returncode, (tmp_path / "b").read_bytes()) == (0, b"spam")
+    done = shell(f"ls {tmp_path}/nothing 2>&-")
+    assert (done.returncode, done.stdout) == (1, "")
+    done = shell(f"put {tmp_path}/c - <&-")
+    assert (done.returncode, done.stderr) == (1, "s3dlio: Bad file descriptor\n")
+    assert not (tmp_path / "c").exists()

@@ -17,7 +17,7 @@ import s3dlio
 from s3dlio.buffers import BytesView
 from s3dlio.catalog import Catalog
 from s3dlio.dataset import Ahead, ObjectDataset
-from s3dlio.errors import FormatError, NotFoundError, ObjectChangedError, OptionError, TFRecordError
+from s3dlio.errors import FormatError, NotFoundError, ObjectChangedError, OptionError, TFRecordError, UriError
 from s3dlio.gather import MAX_GAP_BYTES, Group
 from s3dlio.options import StoreOptions
 from s3dlio.orders import epoch_order
@@ -93,6 +93,24 @@ def test_records_and_objects_go_together(space: str) -> None:
     samples = list(ObjectDataset(space))
     assert samples[:-1] == [*truth[: 2 * RECORDS], b"raw", *truth[2 * RECORDS :]]
     assert samples[-1].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_file_without_records_has_no_samples(space: str, index: bool) -> None:
+    for name, records in (("a", []), ("b", [b"spam", b"eggs"]), ("c", []), ("d", [b"ham"])):
+        with TFRecordWriter(f"{space}{name}.tfrecord", index=index) as writer:
+            for data in records:
+                writer.write(data)
+    dataset = ObjectDataset(space)
+    assert [bytes(sample) for sample in dataset] == [b"spam", b"eggs", b"ham"]
+    assert dataset.uri_of(2) == f"{space}d.tfrecord"
+    assert bytes(dataset[-1]) == b"ham"
+    dataset.save_manifest(f"{space}kept.npz")
+    assert len(ObjectDataset.from_manifest(f"{space}kept.npz")) == 3
+    none = ObjectDataset(space, pattern="a.tfrecord")
+    assert (len(none), list(none)) == (0, [])
+    with pytest.raises(IndexError):
+        none[0]
 
 
 def test_examples_are_decoded(space: str) -> None:
@@ -287,6 +305,34 @@ def test_what_has_changed_since_a_manifest_is_told(space: str) -> None:
     with pytest.raises(ObjectChangedError) as caught:
         ObjectDataset.from_manifest("memory://manifests/c.npz", verify=True)
     assert f"1 added ({space}7.tfrecord); 1 removed ({space}0.tfrecord)" in str(caught.value)
+
+
+def test_a_manifest_among_its_samples_is_not_taken_for_a_change(space: str) -> None:
+    fill(space)
+    s3dlio.put(f"{space}stranger.idx", b"not an index of any of them")
+    ObjectDataset(space).save_manifest(f"{space}m.npz")
+    again = ObjectDataset.from_manifest(f"{space}m.npz", verify=True)
+    assert not again.changes()
+    s3dlio.put(f"{space}8.bin", b"new")
+    assert str(again.changes()) == f"1 added ({space}8.bin)"
+
+
+def test_a_manifest_replaces_no_sample_and_has_a_name(space: str) -> None:
+    s3dlio.put(f"{space}a.bin", b"spam")
+    dataset = ObjectDataset(space)
+    with pytest.raises(UriError, match="own objects"):
+        dataset.save_manifest(f"{space}a.bin")
+    with pytest.raises(UriError, match="append a name"):
+        dataset.save_manifest(space)
+    assert s3dlio.list(space) == [f"{space}a.bin"]
+    assert s3dlio.get(f"{space}a.bin") == b"spam"
+
+
+def test_a_pattern_is_not_ignored_beside_a_manifest(space: str) -> None:
+    fill(space)
+    ObjectDataset(space).save_manifest("memory://manifests/p.npz")
+    with pytest.raises(OptionError, match="manifest"):
+        ObjectDataset.from_manifest("memory://manifests/p.npz", pattern="0*")
 
 
 def test_a_list_of_objects_has_nothing_to_compare_with(space: str) -> None:

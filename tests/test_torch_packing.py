@@ -43,6 +43,36 @@ def truth(roots: dict[str, str]) -> torch.Tensor:
     return default_collate(list(S3MapDataset(roots["raw"])))  # type: ignore[no-any-return]
 
 
+@pytest.fixture(scope="module")
+def npy_and_raw(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A raw object, and beside it one of the same size that holds an array of as many numbers."""
+    folder = tmp_path_factory.mktemp("mixed")
+    np.save(folder / "b.npy", np.arange(16, dtype=np.uint8))
+    (folder / "a.bin").write_bytes(b"x" * (folder / "b.npy").stat().st_size)
+    return f"file://{folder}/"
+
+
+def test_what_is_decoded_is_decoded_when_packed_too(npy_and_raw: str) -> None:
+    expected = [sample.tolist() for sample in S3MapDataset(npy_and_raw)]
+    assert [sample.tolist() for sample in S3MapDataset(npy_and_raw, packed=True).__getitems__([1, 1])] == [
+        expected[1],
+        expected[1],
+    ]
+    batches = S3IterableDataset(npy_and_raw, packed=True, batch_size=1)
+    assert [batch[0].tolist() for batch in batches] == expected
+
+
+def test_an_object_beside_files_of_records_keeps_its_ends_when_packed(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(b"y" * 20)  # as long as a record of four bytes with its frame
+    with TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
+        writer.write(b"spam")
+    where = f"file://{tmp_path}/"
+    expected = [b"y" * 20, b"spam"]
+    assert [bytes(row.tolist()) for row in S3MapDataset(where, packed=True).__getitems__([0, 1])] == expected
+    batches = S3IterableDataset(where, packed=True, batch_size=1)
+    assert [bytes(batch[0].tolist()) for batch in batches] == expected
+
+
 @pytest.mark.parametrize("kind", ["raw", "tfr"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_packed_map_batches_are_the_collated_ones(

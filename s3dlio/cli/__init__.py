@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0 all was done, 1 something failed, 2 the words cannot be understood, 130 and 143
         interrupted (SIGINT, SIGTERM), 141 nobody reads the output any more.
     """
+    _stand_in_for_closed_streams()
     try:
         signal.signal(signal.SIGTERM, _terminate)
         app = importlib.import_module("s3dlio.cli.app")
@@ -42,6 +44,16 @@ def main(args: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's end ...
     gc.freeze()  # ... which would look through all modules for garbage: 13 ms
     return code
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Have streams that the shell has closed (``>&-``) fail when they are used, as files do; errors go nowhere.
+
+    It also keeps their numbers from the files and sockets that are opened later.
+    """
+    for name, mode, flags in (("stdin", "r", os.O_WRONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, flags), mode))  # noqa: SIM115 - for the program's life
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:

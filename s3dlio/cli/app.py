@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from s3dlio.cli import show
-from s3dlio.cli.failing import FAILED, INTERRUPTED, MISUSED
+from s3dlio.cli.failing import FAILED, INTERRUPTED, MISUSED, tell
 from s3dlio.cli.lazy import LazyGroup
 from s3dlio.cli.session import before_the_command
 from s3dlio.version import VERSION
@@ -83,6 +83,8 @@ def run(args: Sequence[str]) -> int:
     except click.ClickException as error:
         show.note(_usage(error))
         return error.exit_code or FAILED
+    except OSError as error:  # help and version could not be written: commands tell of their own errors
+        return tell(error)
     return code if isinstance(code, int) else 0
 
 

@@ -9,18 +9,19 @@ import click
 
 from s3dlio.cli import show
 from s3dlio.cli.session import current, with_common_options
+from s3dlio.uri import from_path_or_uri
 
 _bucket = click.argument("bucket", help="A URI such as gs://name, or the name of an S3 bucket.")
 
 
 @click.command("list-buckets")
-@click.argument("uri", default="s3://", help="A scheme such as gs:// or az://account.")
+@click.argument("uri", default="s3://", help="A scheme such as gs:// or az://account; or a directory.")
 @with_common_options
 def list_buckets(uri: str) -> None:
     """List the buckets or containers that the credentials can see."""
     from s3dlio import buckets
 
-    for found in buckets.list_containers(uri):
+    for found in buckets.list_containers(from_path_or_uri(uri)):
         if current().as_json:
             show.json_line({"uri": found}, now=False)
         else:

@@ -49,11 +49,12 @@ def told(verbose: int) -> Iterator[None]:
     except (Ended, SystemExit):
         raise
     except BaseException as error:
-        code = _end(error, verbose)
+        code = tell(error, verbose)
         raise Ended(code) from error
 
 
-def _end(error: BaseException, verbose: int) -> int:
+def tell(error: BaseException, verbose: int = 0) -> int:
+    """Tell of what has ended a command; return the exit code."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

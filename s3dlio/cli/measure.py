@@ -23,6 +23,8 @@ from s3dlio.uri import from_path_or_uri, join
 #: What reads hold in memory at once.
 _GROUP_BYTES = 256 * 1024**2
 _PERCENTILES = (50, 90, 99)
+#: Pauses before what was written is deleted: a server may finish puts that were broken off, after the first time.
+_LOOKS_S = (0.0, 0.5, 1.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +101,10 @@ def _taken_away(prefix: str, uris: Sequence[str]) -> Iterator[None]:
         failed = False
     finally:
         try:
-            removal.delete(uris)  # by name: those that no listing shows yet as well
-            removal.delete(prefix, recursive=True)  # the directories of files
+            for pause_s in _LOOKS_S if failed else _LOOKS_S[:1]:
+                time.sleep(pause_s)
+                removal.delete(uris)  # by name: those that no listing shows yet as well
+                removal.delete(prefix, recursive=True)  # the directories of files
         except BaseException as error:
             show.note(f"objects may be left ({message(error)}); delete them with: s3dlio rm -r -y {prefix}")
             if not failed or not isinstance(error, Exception):  # else the first failure is the one to tell

@@ -48,14 +48,21 @@ def ls(uri: str, recursive: bool, pattern: str | None, long: bool, count_only: b
         if not count_only:
             _show(parse(from_path_or_uri(uri)).with_key(entry.key), entry, found.lines, long=long)
     sys.stdout.flush()
-    if not found.lines and "://" not in uri and not os.path.lexists(uri):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
     if not found.lines:
-        _refuse_glob(uri, "ls -r")
+        _refuse_nothing(uri)
     if count_only:
         found.show()
     elif sys.stderr.isatty() and not current().quiet:
         show.note(found.text)
+
+
+def _refuse_nothing(uri: str) -> None:
+    """Refuse a pattern in the place of a name, and the name of a file that is not there."""
+    is_path = "://" not in uri
+    if not (is_path and os.path.lexists(os.path.expanduser(uri))):
+        _refuse_glob(uri, "ls -r")
+        if is_path:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
 
 
 def _refuse_glob(uri: str, command: str) -> None:
@@ -140,7 +147,7 @@ def stat(uris: tuple[str, ...]) -> None:
 @click.argument("dest", metavar="[FILE]", default="-", help="A file, directory or URI; - is standard output.")
 @click.option("--offset", type=click.IntRange(min=0), default=0, help="First byte.")
 @click.option("--length", type=click.IntRange(min=0), help="Most bytes.")
-@click.option("--decompress", is_flag=True, help="Expand .zst, .gz and .lz4.")
+@click.option("--decompress", is_flag=True, help="Expand .zst, .gz and .lz4; bytes are then counted in what comes out.")
 @click.option("--recursive", "-r", is_flag=True, help="Read all below, keep nothing, tell the rate (see download).")
 @with_pattern
 @click.option("--jobs", "-j", type=click.IntRange(min=1), default=64, help="Objects at once, with -r.")
@@ -166,32 +173,38 @@ def get(
         msg = "--pattern goes with -r"
         raise Misused(msg)
     where = parse(from_path_or_uri(uri))
-    size, pieces = _expanded(where) if decompress else _pieces(where, offset, length)
+    size, pieces = (_expanded if decompress else _pieces)(where, offset, length)
     if dest == "-":
         _to_stdout(pieces)
     else:
         _to_place(where, dest, pieces, size)
 
 
-def _expanded(where: Uri) -> tuple[int, Iterable[memoryview]]:
+def _expanded(where: Uri, offset: int, length: int | None) -> tuple[int, Iterable[memoryview]]:
     from s3dlio import api
 
     view = api.get(str(where), decompress=True).memoryview()
-    return len(view), [view]
+    stop = _stop(where, offset, length, len(view))
+    return stop - offset, [view[offset:stop]]
 
 
 def _pieces(where: Uri, offset: int, length: int | None) -> tuple[int, Iterable[memoryview]]:
     """Return the length of a range, and its bytes piece by piece, read ahead, of one version of the object."""
     from s3dlio.context import current_token, store_of
-    from s3dlio.errors import RangeError
     from s3dlio.remote import RemoteObject
 
     remote = RemoteObject(store_of(where), where, token=current_token())
-    if offset > remote.size:
-        msg = f"--offset {offset} lies behind the end of the object ({remote.size} bytes)"
-        raise RangeError(msg, uri=str(where), operation="get")
-    stop = remote.size if length is None else min(remote.size, offset + length)
+    stop = _stop(where, offset, length, remote.size)
     return stop - offset, remote.chunks(offset, stop)
+
+
+def _stop(where: Uri, offset: int, length: int | None, size: int) -> int:
+    from s3dlio.errors import RangeError
+
+    if offset > size:
+        msg = f"--offset {offset} lies behind the end of the object ({size} bytes)"
+        raise RangeError(msg, uri=str(where), operation="get")
+    return size if length is None else min(size, offset + length)
 
 
 def _to_stdout(pieces: Iterable[memoryview]) -> None:

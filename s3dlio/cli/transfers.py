@@ -16,9 +16,11 @@ from s3dlio.cli import show
 from s3dlio.cli.failing import Misused
 from s3dlio.cli.objects import with_pattern
 from s3dlio.cli.session import current, with_common_options
-from s3dlio.uri import from_path_or_uri, parse_object
+from s3dlio.errors import NotFoundError
+from s3dlio.uri import PATH_SCHEMES, from_path_or_uri, parse, parse_object
 
 if TYPE_CHECKING:
+    from s3dlio.cancel import CancellationToken
     from s3dlio.progress import Tell
     from s3dlio.transfers import TransferResult
 
@@ -69,6 +71,9 @@ def put(
     if num is not None:
         if file is not None:
             msg = "name a FILE or --num, not both"
+            raise Misused(msg)
+        if new or content_type or metadata:
+            msg = "--new, --content-type and --metadata go with a FILE, not with --num"
             raise Misused(msg)
         _make_up(uri, num, size, jobs, object_type=object_type, dedup_factor=dedup, compress_factor=compress)
         return
@@ -248,14 +253,47 @@ def cp(places: tuple[str, ...], recursive: bool, pattern: str | None, update: bo
     from s3dlio import transfers
 
     *sources, dest = _two_or_more(places)
-    for source in sources:
-        if not recursive and (source.endswith("/") or ("://" not in source and os.path.isdir(source))):
-            msg = f"{source} names all that lies below; add -r to copy that"
-            raise Misused(msg)
+    if _STDIN in places:
+        msg = "cp takes no pipes: write s3dlio get URI, or s3dlio put-streaming URI (a file of the name - is ./-)"
+        raise Misused(msg)
+    if not recursive:
+        _refuse_many(sources, jobs)
     how: dict[str, Any] = {"pattern": pattern, "progress": current().progress, "update": update}
     named = [from_path_or_uri(source) for source in sources]
     # One source by itself: DEST may then be the name of the copy.
     _tell(transfers.copy(named if len(named) > 1 else named[0], from_path_or_uri(dest), jobs, **how))
+
+
+def _refuse_many(sources: Sequence[str], jobs: int) -> None:
+    """Refuse directories, prefixes and buckets; objects, patterns and names of nothing pass."""
+    from s3dlio.context import current_token
+    from s3dlio.crew import map_all
+
+    answers = map_all(_names_many, sources, jobs, current_token())
+    for source, is_many in zip(sources, answers, strict=True):
+        if is_many:
+            msg = f"{source} names all that lies below; add -r to copy that"
+            raise Misused(msg)
+
+
+def _names_many(source: str, token: CancellationToken) -> bool:
+    from s3dlio.context import store_of
+    from s3dlio.stores.base import DIRECTORY_TYPE
+    from s3dlio.transfer.paths import is_pattern, marked
+
+    if marked(source)[0]:
+        return False
+    where = parse(from_path_or_uri(source))
+    if where.scheme in PATH_SCHEMES:
+        return source.endswith("/") or os.path.isdir(where.key)
+    if not where.key or where.key.endswith("/"):
+        return True
+    store = store_of(where)
+    try:
+        return store.head(where, token).content_type == DIRECTORY_TYPE
+    except NotFoundError:
+        below = store.entries(where.with_key(where.key + "/"), token, recursive=False)
+        return not is_pattern(where.key) and next(iter(below), None) is not None
 
 
 def _two_or_more(places: tuple[str, ...]) -> tuple[str, ...]:
@@ -278,12 +316,14 @@ def _tell(result: TransferResult) -> None:
 
 @click.command("tfrecord-index")
 @click.argument("file", help="A TFRecord file: path or URI.")
-@click.argument("index", required=False, help="Where to; else FILE.idx.")
+@click.argument("index", required=False, help="Where to, a file or a directory; else FILE.idx.")
 @with_common_options
 def tfrecord_index(file: str, index: str | None) -> None:
     """Write the index of a TFRecord file, as NVIDIA DALI reads it."""
     from s3dlio.tfrecords import create_tfrecord_index
 
+    if index is not None and (index.endswith("/") or ("://" not in index and os.path.isdir(index))):
+        index = f"{index.removesuffix('/')}/{os.path.basename(file)}.idx"
     count = create_tfrecord_index(file, index, progress=current().progress)
     place = from_path_or_uri(index or f"{file}.idx")
     if current().as_json:

@@ -6,7 +6,7 @@ know stores or frameworks. A new format is one line here and a function from mem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -86,6 +86,24 @@ class Codec(NamedTuple):
     def compression_of(self, uri: Uri) -> str:
         """Return what an object has to be expanded from; ``none`` for most."""
         return _kind_of(self.format, uri.key)[1]
+
+    def are_as_stored(self, keys: Iterable[str]) -> bool:
+        """Tell whether the bytes of all samples are the samples: all whole objects, or all records, none expanded.
+
+        Args:
+            keys: Of the objects.
+        """
+        if self.format != "auto":
+            return self.format in ("raw", "tfrecord")
+        kinds, seen = set(), set()
+        for key in keys:
+            ending = "." + ".".join(key.rsplit(".", 2)[1:])  # millions of keys have few of them
+            if ending not in seen:
+                seen.add(ending)
+                kinds.add(_kind_of(self.format, ending))
+                if len(kinds) > 1:  # a record has a frame, an object none
+                    break
+        return kinds in ({("raw", "none")}, {("tfrecord", "none")})
 
     def _choose(self, sample: Any) -> Any:
         if self.key is None:

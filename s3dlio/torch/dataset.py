@@ -66,6 +66,7 @@ class TorchDataset(ObjectDataset):
         if self.return_type != "tensor" or self._on_error != "raise":
             msg = "packed=True goes with return_type='tensor' and on_error='raise'"
             raise OptionError(msg)
+        self.is_plain()  # which looks at all keys, once: here, and not in each worker
 
     def _packed_batch(self, packing: Packing, group: Group) -> torch.Tensor:
         """Return the samples of a group that was read into one tensor, each checked, as one tensor."""
