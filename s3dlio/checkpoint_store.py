@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextvars
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from s3dlio import api, removal
 from s3dlio.bounds import whole
@@ -26,6 +26,7 @@ from s3dlio.context import current_token, store_of
 from s3dlio.errors import (
     CheckpointError,
     FormatError,
+    IncompleteCheckpointError,
     NotFoundError,
     OptionError,
     StoreError,
@@ -45,6 +46,9 @@ _log = logging.getLogger("s3dlio")
 #: What is younger than this (seconds) may be a checkpoint that is being written.
 _GRACE_S = 3600.0
 _NAMED = "named/"
+#: How often the newest checkpoint is read again that was removed in the midst of it.
+_MOST_READS = 8
+_T = TypeVar("_T")
 
 
 class CheckpointInfo(NamedTuple):
@@ -188,10 +192,12 @@ class CheckpointStore:
         """
         if name is not None:
             return load_checkpoint(self._named(name), **options)
-        manifest = self.reader.load_latest_manifest() if step is None else self.reader.load_manifest(step)
-        if manifest is None:
+        if step is not None:
+            return self.reader.load(self.reader.load_manifest(step), rank, **options)
+        found = self._of_newest(lambda manifest: (self.reader.load(manifest, rank, **options),))
+        if found is None:
             raise NotFoundError("there is no checkpoint yet", uri=self.uri, operation="load")
-        return self.reader.load(manifest, rank, **options)
+        return found[0]
 
     def load_latest(self, rank: int = 0) -> BytesView | None:
         """Return the bytes of a rank's shard of the newest whole checkpoint; ``None`` if there is none.
@@ -199,8 +205,19 @@ class CheckpointStore:
         Raises:
             IntegrityError: They are not those that were saved.
         """
-        manifest = self.reader.load_latest_manifest()
-        return None if manifest is None else self.reader.read_shard_by_rank(manifest, rank)
+        return self._of_newest(lambda manifest: self.reader.read_shard_by_rank(manifest, rank))
+
+    def _of_newest(self, read: Callable[[Manifest], _T]) -> _T | None:
+        """Read the newest checkpoint; the next one, if it is removed meanwhile by a writer that keeps few."""
+        tries = 0
+        while manifest := self.reader.load_latest_manifest():
+            tries += 1
+            try:
+                return read(manifest)
+            except (NotFoundError, IncompleteCheckpointError):
+                if tries == _MOST_READS or (manifest.timestamp, manifest.global_step) in self.reader.manifest_ids():
+                    raise
+        return None
 
     def list(self) -> builtins.list[CheckpointInfo]:
         """Return the checkpoints of all steps, the newest last.
@@ -244,6 +261,7 @@ class CheckpointStore:
         for timestamp, found in self.reader.manifest_ids():
             if found == step:
                 self._remove(found, timestamp)
+        removal.delete(self.reader.at(layout.claim_key(step)))  # of a writer that was killed before its manifest
 
     def _remove(self, step: int, timestamp: str) -> None:
         try:
