@@ -11,12 +11,12 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from s3dlio.bounds import is_a
+from s3dlio.bounds import flag, is_a
 from s3dlio.checkpoint.kinds import Inlet, Kind, NumPyKind
 from s3dlio.checkpoint.layout import arrange
 from s3dlio.checkpoint.loading import Source
 from s3dlio.checkpoint.saving import Contents, Saved, send, whole_file
-from s3dlio.checkpoint.selection import Choice, arrays_of, shown, walk_arrays
+from s3dlio.checkpoint.selection import Choice, arrays_of, is_there, shown, walk_arrays
 from s3dlio.checkpoint.target import SavedArray, Target
 from s3dlio.checkpoint.tree import bytes_in, put_together, take_apart
 from s3dlio.context import current_token, store_of
@@ -81,6 +81,8 @@ def save_checkpoint(
         {'epoch': 3, 'w': array([0, 1, 2, 3])}
     """
     where = parse_object(from_path_or_uri(uri), "save_checkpoint")
+    flag("compress", compress)
+    flag("overwrite", overwrite)
     try:
         contents = contents_of(data, allow_pickle=allow_pickle)
     except OptionError as error:
@@ -105,7 +107,7 @@ def contents_of(data: Any, *, allow_pickle: bool = False) -> Contents:
     Raises:
         OptionError: Something in it cannot be saved.
     """
-    taken = take_apart(data, _kinds_at_hand(), allow_pickle=allow_pickle)
+    taken = take_apart(data, _kinds_at_hand(), allow_pickle=flag("allow_pickle", allow_pickle))
     facts = {leaf.name: leaf for leaf in taken.leaves}
     tensors = arrange([(leaf.name, leaf.facts.dtype, leaf.facts.shape, leaf.facts.length) for leaf in taken.leaves])
     outlets = [facts[tensor.name].kind.outlet(facts[tensor.name].value) for tensor in tensors]
@@ -189,7 +191,7 @@ def load_checkpoint(
         uri: The file, or a local path.
         into: Load into what exists: a ``torch.nn.Module`` or an optimizer, or a value of dicts and lists like the
             saved one, with such objects in it. Tensors and arrays are filled in place (on a device through pinned
-            memory), nothing else is allocated. Nothing is written if something does not fit; if bytes turn out to
+            memory), nothing else is allocated but what an optimizer has not made before its first step. Nothing is written if something does not fit; if bytes turn out to
             be damaged or cannot be read, a part has been written.
         keys: Only what lies under these names: paths with dots as in ``model.encoder``, or patterns as in
             ``*.weight``. The rest is neither read nor returned, nor touched in ``into``.
@@ -261,6 +263,7 @@ class _Load:
     def __init__(self, source: Source, options: _LoadOptions) -> None:
         self._source = source
         self._options = options
+        flag("allow_pickle", options.allow_pickle)
         self._tensors = {tensor.name: number for number, tensor in enumerate(source.header.tensors)}
         self._whole = self._tree = source.header.tree if source.header.is_own else self._foreign_tree()
         self._choice: Choice | None = None
@@ -282,6 +285,8 @@ class _Load:
     def run(self, tell: Tell) -> Any:
         wishes = self._wishes()
         target = None if self._options.into is None else Target(self._options.into, _kinds_at_hand())
+        if target:
+            target.look_for_holders(lambda path: is_there(self._whole, path))
         inlets = target.inlets(self._saved_arrays(), self._choice.names if self._choice else None) if target else {}
         inlets |= {name: self._fresh(name, wish) for name, wish in wishes.items() if name not in inlets}
         self._source.fill({self._tensors[name]: inlet for name, inlet in inlets.items()}, tell)
