@@ -168,6 +168,10 @@ class CheckpointReader:
             msg = f"the shard of rank {rank} is damaged: {error.message}"
             raise IntegrityError(msg, uri=where, operation="load_checkpoint") from error
 
+    def __repr__(self) -> str:
+        """Show where they are."""
+        return f"CheckpointReader({self.uri!r})"
+
 
 def _size_of(uri: str) -> int | None:
     try:

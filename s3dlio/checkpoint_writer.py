@@ -157,6 +157,10 @@ class CheckpointWriter:
                 raise IncompleteCheckpointError(msg, uri=self.uri, operation="finalize")
         return found
 
+    def __repr__(self) -> str:
+        """Show where it writes, and as whom."""
+        return f"CheckpointWriter({self.uri!r}, rank={self.rank}, world_size={self.world_size})"
+
 
 def write_shard(where: str, key: str, rank: int, data: Any, options: Mapping[str, Any]) -> ShardInfo:
     """Write one shard, and return what a manifest says of it."""

@@ -200,7 +200,8 @@ def load_checkpoint(
         progress: ``True`` for a bar on a terminal, or a function of (bytes done, bytes in all).
 
     Returns:
-        The value; with ``into``, the saved value whose arrays are those of ``into``. Objects in ``into`` are given
+        The value, named tuples of classes that are called alike; with ``into``, the saved value whose arrays and
+        classes of named tuples are those of ``into``. Objects in ``into`` are given
         it by their ``load_state_dict``, for what is not arrays; with ``keys``, arrays alone are restored.
 
     Raises:
@@ -298,6 +299,7 @@ class _Load:
         allow_pickle = self._options.allow_pickle
         value = put_together(self._tree, lambda name, _kind, _extra: done[name], allow_pickle=allow_pickle)
         if target:
+            value = target.in_its_classes(value)
             target.settle(value)
         return value
 

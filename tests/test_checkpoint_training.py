@@ -6,7 +6,8 @@ Knows models, wrappers of models, optimizers and schedules of torch.  Must not k
 from __future__ import annotations
 
 import collections
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from torch import nn
 
 import s3dlio
 from s3dlio import CheckpointError, OptionError
+from s3dlio.torch import S3StorageReader, S3StorageWriter
 from tests.contract_base import unique
+from tests.patience import SOON_S, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,6 +173,84 @@ def test_counters_come_back_as_counters(uri: str) -> None:
     found = s3dlio.load_checkpoint(uri, keys="a")
     assert type(found) is collections.Counter
     assert found["a"].tolist() == [1, 1]
+
+
+# -- named tuples, and stores -------------------------------------------------------------------------
+
+
+class Moments(NamedTuple):
+    """As JAX's optimizers have them."""
+
+    count: Any
+    mean: Any
+
+
+def test_named_tuples_are_those_of_what_is_loaded_into(uri: str) -> None:
+    state = {"o": [(Moments(torch.ones(2), {"w": Moments(1, torch.ones(3))}), ())], "p": torch.ones(1)}
+    s3dlio.save_checkpoint(uri, state)
+    target = {"o": [(Moments(torch.zeros(2), {"w": Moments(0, torch.zeros(3))}), ())], "p": torch.zeros(1)}
+    found = s3dlio.load_checkpoint(uri, into=target)
+    outer: Any = found["o"][0][0]
+    assert type(outer) is type(outer.mean["w"]) is Moments
+    assert outer.mean["w"].count == 1
+    assert outer.count is target["o"][0][0].count  # type: ignore[index]
+    assert type(s3dlio.load_checkpoint(uri)["o"][0][0]).__name__ == "Moments"
+
+
+def test_the_save_that_was_called_last_is_the_newest(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = s3dlio.CheckpointStore(uri)
+    begun = threading.Event()
+    whole = s3dlio.CheckpointStore._save_step
+
+    def save(self: Any, timestamp: str, data: Any, *rest: Any) -> Any:
+        if data == 1:
+            assert begun.wait(SOON_S)
+        return whole(self, timestamp, data, *rest)
+
+    monkeypatch.setattr(s3dlio.CheckpointStore, "_save_step", save)
+    first = store.async_save(step=1, data=1)
+    store.async_save(step=2, data=2).result()
+    begun.set()
+    first.result()
+    assert store.load() == 2
+
+
+def test_a_save_that_fails_in_the_background_is_told_though_nobody_asks(
+    uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_given: Any, **_options: Any) -> Any:
+        raise s3dlio.StoreError("as planned")
+
+    monkeypatch.setattr("s3dlio.checkpoint_writer.save_checkpoint", fail)
+    failed = s3dlio.CheckpointStore(uri).async_save(step=7, data={"x": 1})
+    eventually(lambda: "step 7 was not saved: as planned" in caplog.text)
+    assert isinstance(failed.exception(), s3dlio.StoreError)
+
+
+@pytest.mark.parametrize("verb", ["save", "async_save"])
+def test_what_is_to_be_saved_must_be_given(uri: str, verb: str) -> None:
+    """Without it ``None`` was saved, over what was there under the name."""
+    store = s3dlio.CheckpointStore(uri)
+    store.save("best", 1)
+    save = getattr(store, verb)
+    for given in ({"name": "best"}, {"step": 1}):
+        with pytest.raises(OptionError, match="give what is to be saved"):
+            save(**given)
+    with pytest.raises(OptionError, match="a name is text"):  # at once, not when the result is asked for
+        save({"x": 1})
+    with pytest.raises(OptionError, match="either a name or step="):
+        save({"x": 1}, step=1)
+    assert store.load("best") == 1
+    assert store.list() == []
+    store.save("nothing", None)
+    assert store.load("nothing") is None
+
+
+def test_readers_and_writers_say_where_they_are(uri: str) -> None:
+    assert repr(s3dlio.CheckpointReader(uri)) == f"CheckpointReader('{uri}/')"
+    assert repr(s3dlio.CheckpointWriter(uri, 1, 2)) == f"CheckpointWriter('{uri}/', rank=1, world_size=2)"
+    assert repr(S3StorageReader(uri)) == f"S3StorageReader('{uri}/')"
+    assert repr(S3StorageWriter(uri)) == f"S3StorageWriter('{uri}/')"
 
 
 # -- what is told -------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ class Target:
         self._followers: list[_Follower] = []
         self._faults: dict[Path, str] = {}
         self._given: dict[Path, Leaf] = {}
+        self._classes: dict[Path, Any] = {}
         self._absent: list[Path] = []
         self._is_chosen = False
         self._note(value, ())
@@ -74,6 +75,8 @@ class Target:
             self._holders.append(_Holder(path, value, state))
         kind = next((kind for kind in self._kinds if kind.owns(state)), None)
         if kind is None:
+            if isinstance(state, tuple) and hasattr(state, "_fields"):
+                self._classes[path] = type(state)
             for key, item in _items(state):
                 self._note(item, (*path, key))
         elif not isinstance(state, np.generic):
@@ -178,6 +181,22 @@ class Target:
             memory[:] = source.read(0, length)
             inlet.landed(0, length, memory)
             inlet.finish()
+
+    def in_its_classes(self, value: Any, path: Path = ()) -> Any:
+        """Return what was loaded with the target's own classes of named tuples: JAX tells trees apart by them."""
+        if not self._classes:
+            return value
+        if isinstance(value, tuple):
+            fields = getattr(value, "_fields", None)
+            keys = range(len(value)) if fields is None else fields
+            items = [self.in_its_classes(item, (*path, key)) for key, item in zip(keys, value, strict=True)]
+            ours = self._classes.get(path)
+            theirs: Any = ours if ours and ours._fields == fields else type(value)
+            return tuple(items) if fields is None else theirs._make(items)
+        if isinstance(value, (dict, list)):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                value[key] = self.in_its_classes(item, (*path, key))
+        return value
 
     def _is_in_part(self, holder: _Holder) -> bool:
         """Tell whether the checkpoint, or what was chosen of it, has a part only of what somebody holds."""

@@ -81,6 +81,10 @@ class S3StorageReader(StorageReader):
         """Where the checkpoint is."""
         return str(self._base)
 
+    def __repr__(self) -> str:
+        """Show where the checkpoint is."""
+        return f"S3StorageReader({self.checkpoint_id!r})"
+
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Begin another load, of another place if one is given."""
         if checkpoint_id:
