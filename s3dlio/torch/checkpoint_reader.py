@@ -125,7 +125,8 @@ class S3StorageReader(StorageReader):
         if not api.exists(
             f"{self.checkpoint_id}{FOREIGN}" if rank is None else f"{self.checkpoint_id}__{rank}{FOREIGN}"
         ):
-            msg = f"there is no checkpoint: {layout.metadata_name(rank)} is missing (a save puts it last)"
+            name = layout.metadata_name(rank)
+            msg = f"there is no checkpoint: {name} is missing (a save puts it last): {error.message}"
             raise NotFoundError(msg, uri=self.checkpoint_id, operation="load_checkpoint") from error
         if not self._allow_pickle:
             msg = (
