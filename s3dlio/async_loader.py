@@ -14,7 +14,8 @@ from typing import Any
 
 from s3dlio.buffers import POOL, bytes_of
 from s3dlio.cancel import CancellationToken
-from s3dlio.dataset import DATASET_OPTIONS, DEFAULT_READ_AHEAD, Ahead, ObjectDataset, Where
+from s3dlio.dataset import DEFAULT_READ_AHEAD, Ahead, ObjectDataset, Where
+from s3dlio.dataset_options import DATASET_OPTIONS
 from s3dlio.errors import OptionError, suggest
 from s3dlio.gather import Group, Handful
 from s3dlio.loader import BatchLoader, BatchPlan

@@ -94,7 +94,15 @@ class CheckpointReader:
                 would not be what was asked for.
             StoreError: The store cannot be asked.
         """
-        for timestamp, step in reversed(self.manifest_ids()):
+        ids = self.manifest_ids()
+        while (found := self._newest_whole(ids)) is None:
+            known, ids = ids, self.manifest_ids()
+            if ids == known:
+                break  # else a writer that keeps few has saved another meanwhile, and removed these
+        return found
+
+    def _newest_whole(self, ids: list[tuple[str, int]]) -> Manifest | None:
+        for timestamp, step in reversed(ids):
             try:
                 manifest = self._read_manifest(timestamp, step)
             except (FormatError, NotFoundError):
@@ -159,6 +167,10 @@ class CheckpointReader:
         except (IntegrityError, FormatError) as error:
             msg = f"the shard of rank {rank} is damaged: {error.message}"
             raise IntegrityError(msg, uri=where, operation="load_checkpoint") from error
+
+    def __repr__(self) -> str:
+        """Show where they are."""
+        return f"CheckpointReader({self.uri!r})"
 
 
 def _size_of(uri: str) -> int | None:

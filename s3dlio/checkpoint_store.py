@@ -7,11 +7,12 @@ Floor 6. Knows which checkpoints there are and which may go; how one is written 
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from s3dlio import api, removal
 from s3dlio.bounds import whole
@@ -26,6 +27,7 @@ from s3dlio.context import current_token, store_of
 from s3dlio.errors import (
     CheckpointError,
     FormatError,
+    IncompleteCheckpointError,
     NotFoundError,
     OptionError,
     StoreError,
@@ -45,6 +47,11 @@ _log = logging.getLogger("s3dlio")
 #: What is younger than this (seconds) may be a checkpoint that is being written.
 _GRACE_S = 3600.0
 _NAMED = "named/"
+#: How often the newest checkpoint is read again that was removed in the midst of it.
+_MOST_READS = 8
+_T = TypeVar("_T")
+#: Stands for no value at all: ``None`` is one that can be saved.
+_NO_DATA: Any = object()
 
 
 class CheckpointInfo(NamedTuple):
@@ -109,7 +116,7 @@ class CheckpointStore:
     def save(
         self,
         name: str | None = None,
-        data: Any = None,
+        data: Any = _NO_DATA,
         *,
         step: int | None = None,
         epoch: int | None = None,
@@ -133,22 +140,40 @@ class CheckpointStore:
             The manifest of a step; for a name, what :func:`s3dlio.save_checkpoint` returns.
 
         Raises:
-            OptionError: Neither or both of name and step are given, or something cannot be saved.
+            OptionError: Neither or both of name and step are given, or no data, or something cannot be saved.
             CheckpointError: The step was saved before.
             StoreError: It cannot be written; the checkpoints before it are as they were.
         """
-        if name is not None and step is None:
+        self._require_place(name, step, data)
+        if step is None:
             return save_checkpoint(self._named(name), data, **options)
-        if name is not None or step is None:
+        facts = layout.check_facts(step, epoch, framework)
+        return self._save_step(self.writer().new_timestamp(), data, facts, user_meta, options)
+
+    def _require_place(self, name: object, step: object, data: Any) -> None:
+        if (name is None) == (step is None):
             msg = "give either a name or step="
             raise OptionError(msg, uri=self.uri, operation="save")
-        step, epoch, framework = layout.check_facts(step, epoch, framework)
+        if name is not None:
+            self._named(name)
+        if data is _NO_DATA:
+            msg = "give what is to be saved: save(name, data), or save(step=..., data=...)"
+            raise OptionError(msg, uri=self.uri, operation="save")
+
+    def _save_step(
+        self,
+        timestamp: str,
+        data: Any,
+        facts: tuple[int, int | None, str],
+        user_meta: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> Manifest:
+        step, epoch, framework = facts
         if any(found == step for _, found in self.reader.manifest_ids()):  # before gigabytes are sent in vain
             msg = f"step {step} was saved before (of several ranks, one saves); delete it first, or save another step"
             raise CheckpointError(msg, uri=self.uri, operation="save")
         layout.check_meta(user_meta)
         writer = self.writer()
-        timestamp = writer.new_timestamp()
         shard = writer.save_shard(step, data, timestamp=timestamp, **options)
         manifest = writer.finalize(
             step, timestamp=timestamp, shards=[shard], epoch=epoch, framework=framework, user_meta=user_meta
@@ -157,20 +182,41 @@ class CheckpointStore:
             self.retain(self.keep_last)
         return manifest
 
-    def async_save(self, name: str | None = None, data: Any = None, **options: Any) -> Future[Any]:
+    def async_save(
+        self,
+        name: str | None = None,
+        data: Any = _NO_DATA,
+        *,
+        step: int | None = None,
+        epoch: int | None = None,
+        framework: str = "",
+        user_meta: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Future[Any]:
         """Save as :meth:`save` does, from a copy of the value, while the caller goes on.
 
-        A program that ends meanwhile breaks the save off, and nothing of it is left: wait for ``result()`` first.
+        Of several that are under way at once, the one that was called last is the newest. A program that ends
+        meanwhile breaks the save off, and nothing of it is left: wait for ``result()`` first.
 
         Returns:
-            A future of what :meth:`save` returns. Its failure is raised by ``result()``.
+            A future of what :meth:`save` returns. Its failure is raised by ``result()``, and logged.
 
         Raises:
-            OptionError: Something in ``data`` cannot be saved.
+            OptionError: As of :meth:`save`.
         """
-        copy = data if isinstance(data, bytes) else snapshot(data, allow_pickle=bool(options.get("allow_pickle")))
-        context = contextvars.copy_context()
-        return errand(lambda: context.run(self.save, name, copy, **options))
+        self._require_place(name, step, data)
+        layout.check_meta(user_meta)
+        timestamp = self.writer().new_timestamp()
+        copy = data if isinstance(data, bytes) else snapshot(data, allow_pickle=options.get("allow_pickle", False))
+        if step is None:
+            work: Callable[[], Any] = functools.partial(self.save, name, copy, **options)
+        else:
+            facts = layout.check_facts(step, epoch, framework)
+            work = functools.partial(self._save_step, timestamp, copy, facts, user_meta, options)
+        future = errand(functools.partial(contextvars.copy_context().run, work))
+        what = f"{self.uri}: " + (f"{name!r}" if step is None else f"step {step}")
+        future.add_done_callback(functools.partial(_log_failure, what))
+        return future
 
     def load(self, name: str | None = None, *, step: int | None = None, rank: int = 0, **options: Any) -> Any:
         """Load what was saved under a name or as a step; the newest step if neither is given.
@@ -188,10 +234,12 @@ class CheckpointStore:
         """
         if name is not None:
             return load_checkpoint(self._named(name), **options)
-        manifest = self.reader.load_latest_manifest() if step is None else self.reader.load_manifest(step)
-        if manifest is None:
+        if step is not None:
+            return self.reader.load(self.reader.load_manifest(step), rank, **options)
+        found = self._of_newest(lambda manifest: (self.reader.load(manifest, rank, **options),))
+        if found is None:
             raise NotFoundError("there is no checkpoint yet", uri=self.uri, operation="load")
-        return self.reader.load(manifest, rank, **options)
+        return found[0]
 
     def load_latest(self, rank: int = 0) -> BytesView | None:
         """Return the bytes of a rank's shard of the newest whole checkpoint; ``None`` if there is none.
@@ -199,8 +247,19 @@ class CheckpointStore:
         Raises:
             IntegrityError: They are not those that were saved.
         """
-        manifest = self.reader.load_latest_manifest()
-        return None if manifest is None else self.reader.read_shard_by_rank(manifest, rank)
+        return self._of_newest(lambda manifest: self.reader.read_shard_by_rank(manifest, rank))
+
+    def _of_newest(self, read: Callable[[Manifest], _T]) -> _T | None:
+        """Read the newest checkpoint; the next one, if it is removed meanwhile by a writer that keeps few."""
+        tries = 0
+        while manifest := self.reader.load_latest_manifest():
+            tries += 1
+            try:
+                return read(manifest)
+            except (NotFoundError, IncompleteCheckpointError):
+                if tries == _MOST_READS or (manifest.timestamp, manifest.global_step) in self.reader.manifest_ids():
+                    raise
+        return None
 
     def list(self) -> builtins.list[CheckpointInfo]:
         """Return the checkpoints of all steps, the newest last.
@@ -244,6 +303,7 @@ class CheckpointStore:
         for timestamp, found in self.reader.manifest_ids():
             if found == step:
                 self._remove(found, timestamp)
+        removal.delete(self.reader.at(layout.claim_key(step)))  # of a writer that was killed before its manifest
 
     def _remove(self, step: int, timestamp: str) -> None:
         try:
@@ -329,6 +389,12 @@ class CheckpointStore:
     def __repr__(self) -> str:
         """Show where it is."""
         return f"CheckpointStore({self.uri!r}, strategy={self.strategy!r})"
+
+
+def _log_failure(what: str, future: Future[Any]) -> None:
+    """Tell of a save that has failed: nobody may ever ask its future."""
+    if error := future.exception():
+        _log.error("%s was not saved: %s", what, error)
 
 
 def _is_left(key: str, whole: set[tuple[str, int]], steps: set[int]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from s3dlio.checkpoint import manifest as names
 from s3dlio.checkpoint.manifest import Manifest, ShardInfo
 from s3dlio.checkpoint_reader import CheckpointReader
 from s3dlio.checkpoints import save_checkpoint
+from s3dlio.context import current_token
 from s3dlio.errors import (
     AlreadyExistsError,
     CheckpointError,
@@ -35,8 +37,12 @@ from s3dlio.uri import from_path_or_uri, parse_object
 if TYPE_CHECKING:
     from pathlib import PurePath
 
+_log = logging.getLogger("s3dlio")
+
 #: A claim this old (seconds), without its manifest, is of a writer that has ended.
 _CLAIM_S = 60.0
+#: How often (seconds) one is looked at whose manifest is awaited: between the two lies one small put.
+_CLAIM_LOOK_S = 0.25
 #: A claim is tried so often: it may be void, or just being replaced.
 _CLAIM_TRIES = 4
 _BYTES = (bytes, bytearray, memoryview, BytesView)
@@ -115,6 +121,8 @@ class CheckpointWriter:
     ) -> Manifest:
         """Make the checkpoint exist, once all ranks have saved their shards. Called by one rank.
 
+        A step that somebody else was about to finish is waited for: a minute at most, if that writer was killed.
+
         Args:
             step: The training step.
             timestamp: As of the shards.
@@ -148,6 +156,10 @@ class CheckpointWriter:
                 msg = f"what says to be the shard of rank {shard.rank} speaks of {shard.key}"
                 raise IncompleteCheckpointError(msg, uri=self.uri, operation="finalize")
         return found
+
+    def __repr__(self) -> str:
+        """Show where it writes, and as whom."""
+        return f"CheckpointWriter({self.uri!r}, rank={self.rank}, world_size={self.world_size})"
 
 
 def write_shard(where: str, key: str, rank: int, data: Any, options: Mapping[str, Any]) -> ShardInfo:
@@ -225,7 +237,7 @@ def _claim(reader: CheckpointReader, manifest: Manifest) -> None:
         try:
             api.put(where, mine, overwrite=False, content_type="application/json")
         except AlreadyExistsError:
-            if not _is_void(reader, where, manifest):
+            if not _is_held(reader, where, manifest):
                 continue
         claim = _read_claim(where)
         if claim == mine or json.dumps(manifest.key).encode() in claim:
@@ -237,20 +249,36 @@ def _claim(reader: CheckpointReader, manifest: Manifest) -> None:
     raise CheckpointError(msg, uri=reader.uri, operation="finalize")
 
 
-def _is_void(reader: CheckpointReader, where: str, manifest: Manifest) -> bool:
-    """Tell whether an existing claim is our own; take it away if it is of a writer that has ended."""
-    try:
-        told = json.loads(bytes(api.get(where)))
-        key, age = str(told["manifest"]), time.time() - float(told["wall_time"])
-    except (NotFoundError, ObjectChangedError):
-        return False
-    except (ValueError, KeyError, TypeError):
-        key, age = "", _CLAIM_S
-    if key == manifest.key:
-        return True
-    if age >= _CLAIM_S and not (key and api.exists(reader.at(key))):
-        removal.delete(where)
+def _is_held(reader: CheckpointReader, where: str, manifest: Manifest) -> bool:
+    """Tell whether an existing claim holds: it is our own, or its manifest is there.
+
+    One without a manifest is of a writer that is about to put it, or has been killed: it is waited for, and
+    taken away when it is old by what it says, or has stood unchanged for as long before our eyes.
+    """
+    seen, since = b"", time.monotonic()
+    while claim := _read_claim(where):
+        key, age = _told(claim)
+        if key == manifest.key or (key and api.exists(reader.at(key))):
+            return True
+        if claim != seen:
+            seen, since = claim, time.monotonic()
+            if age < _CLAIM_S:
+                _log.warning("waiting for %s, which was begun by a writer that may have been killed", reader.at(key))
+        if max(age, time.monotonic() - since) >= _CLAIM_S:
+            if _read_claim(where) == claim:
+                removal.delete(where)
+            break
+        current_token().sleep(_CLAIM_LOOK_S)
     return False
+
+
+def _told(claim: bytes) -> tuple[str, float]:
+    """Return the manifest that a claim is for, and its age in seconds; garbage is as old as can be."""
+    try:
+        told = json.loads(claim)
+        return str(told["manifest"]), time.time() - float(told["wall_time"])
+    except (ValueError, KeyError, TypeError):
+        return "", _CLAIM_S
 
 
 def _read_claim(where: str) -> bytes:

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from s3dlio.bounds import is_a
+from s3dlio.bounds import flag, is_a
 from s3dlio.checkpoint.kinds import Inlet, Kind, NumPyKind
 from s3dlio.checkpoint.layout import arrange
 from s3dlio.checkpoint.loading import Source
 from s3dlio.checkpoint.saving import Contents, Saved, send, whole_file
 from s3dlio.checkpoint.selection import Choice, arrays_of, is_there, shown, walk_arrays
-from s3dlio.checkpoint.target import SavedArray, Target, shaped_like
+from s3dlio.checkpoint.target import SavedArray, Target
 from s3dlio.checkpoint.tree import bytes_in, put_together, take_apart
 from s3dlio.context import current_token, store_of
 from s3dlio.errors import CheckpointError, FormatError, IntegrityError, OptionError, S3dlioError, suggest
@@ -84,6 +84,8 @@ def save_checkpoint(
         {'epoch': 3, 'w': array([0, 1, 2, 3])}
     """
     where = parse_object(from_path_or_uri(uri), "save_checkpoint")
+    flag("compress", compress)
+    flag("overwrite", overwrite)
     try:
         contents = contents_of(data, allow_pickle=allow_pickle)
     except OptionError as error:
@@ -108,7 +110,7 @@ def contents_of(data: Any, *, allow_pickle: bool = False) -> Contents:
     Raises:
         OptionError: Something in it cannot be saved.
     """
-    taken = take_apart(data, _kinds_at_hand(), allow_pickle=allow_pickle)
+    taken = take_apart(data, _kinds_at_hand(), allow_pickle=flag("allow_pickle", allow_pickle))
     facts = {leaf.name: leaf for leaf in taken.leaves}
     tensors = arrange([(leaf.name, leaf.facts.dtype, leaf.facts.shape, leaf.facts.length) for leaf in taken.leaves])
     outlets = [facts[tensor.name].kind.outlet(facts[tensor.name].value) for tensor in tensors]
@@ -198,10 +200,11 @@ def load_checkpoint(
         uri: The file, or a local path.
         into: Load into what exists: a ``torch.nn.Module`` or an optimizer, or a value of dicts and lists like the
             saved one, with such objects in it. Tensors and arrays are filled in place (on a device through pinned
-            memory), nothing else is allocated. Nothing is written if something does not fit; if bytes turn out to
-            be damaged or cannot be read, a part has been written. JAX's arrays are never filled, but made anew on the
-            devices of those in ``into``; ``jax.ShapeDtypeStruct`` leaves (of ``jax.eval_shape``) will do, and arrays
-            go where their ``sharding`` says, or to the default device.
+            memory), nothing else is allocated but what an optimizer has not made before its first step. Nothing is
+            written if something does not fit; if bytes turn out to be damaged or cannot be read, a part has been
+            written. JAX's arrays are never filled, but made anew on the devices of those in ``into``;
+            ``jax.ShapeDtypeStruct`` leaves (of ``jax.eval_shape``) will do, and arrays go where their ``sharding``
+            says, or to the default device.
         keys: Only what lies under these names: paths with dots as in ``model.encoder``, or patterns as in
             ``*.weight``. The rest is neither read nor returned, nor touched in ``into``.
         framework: ``torch``, ``numpy`` or ``jax``: make all arrays this framework's. Default: as they were saved.
@@ -209,8 +212,9 @@ def load_checkpoint(
         progress: ``True`` for a bar on a terminal, or a function of (bytes done, bytes in all).
 
     Returns:
-        The value; with ``into``, the saved value whose arrays (and classes of named tuples) are those of ``into``,
-        but for JAX's arrays, which are new. Objects in ``into`` are given it by their ``load_state_dict``, for what is not arrays; with ``keys``, arrays alone are restored.
+        The value, named tuples of classes that are called alike; with ``into``, the saved value whose arrays and
+        classes of named tuples are those of ``into``, but for JAX's arrays, which are new. Objects in ``into`` are
+        given it by their ``load_state_dict``, for what is not arrays; with ``keys``, arrays alone are restored.
 
     Raises:
         NotFoundError: There is no such file.
@@ -272,6 +276,7 @@ class _Load:
     def __init__(self, source: Source, options: _LoadOptions) -> None:
         self._source = source
         self._options = options
+        flag("allow_pickle", options.allow_pickle)
         self._tensors = {tensor.name: number for number, tensor in enumerate(source.header.tensors)}
         self._whole = self._tree = source.header.tree if source.header.is_own else self._foreign_tree()
         self._choice: Choice | None = None
@@ -292,8 +297,7 @@ class _Load:
 
     def run(self, tell: Tell) -> Any:
         wishes = self._wishes()
-        into = self._options.into
-        target = None if into is None else Target(into, _kinds_to_load_into())
+        target = None if self._options.into is None else Target(self._options.into, _kinds_to_load_into())
         inlets = self._inlets_of(target) if target else {}
         inlets |= {name: self._fresh(name, wish) for name, wish in wishes.items() if name not in inlets}
         self._source.fill({self._tensors[name]: inlet for name, inlet in inlets.items()}, tell)
@@ -305,13 +309,15 @@ class _Load:
         allow_pickle = self._options.allow_pickle
         value = put_together(self._tree, lambda name, _kind, _extra: done[name], allow_pickle=allow_pickle)
         if target:
-            value = shaped_like(into, value)
+            value = target.in_its_classes(value)
             target.settle(value)
         return value
 
     def _inlets_of(self, target: Target) -> dict[str, Inlet]:
+        saved_under = functools.partial(is_there, self._whole)
+        target.look_for_holders(saved_under)
         is_wanted = self._choice.names if self._choice else None
-        return target.inlets(self._saved_arrays(), is_wanted, is_there=functools.partial(is_there, self._whole))
+        return target.inlets(self._saved_arrays(), is_wanted, is_there=saved_under)
 
     def _wishes(self) -> dict[str, _Wish]:
         """Return the arrays that the structure names, each once."""

@@ -24,6 +24,7 @@ from s3dlio.buffers import flat_bytes
 from s3dlio.cancel import CancellationToken
 from s3dlio.catalog import Catalog, Changes
 from s3dlio.crew import CREW
+from s3dlio.dataset_options import dataset_options
 from s3dlio.errors import ObjectChangedError, OptionError, S3dlioError, suggest
 from s3dlio.fetch import DEFAULT_BUDGET_BYTES, Fetcher, Read
 from s3dlio.formats.samples import Codec, make_codec
@@ -31,7 +32,6 @@ from s3dlio.gather import Allocate, Group, Handful, Sample, stream_groups, strea
 from s3dlio.indexing import Progress, index_samples, only_samples
 from s3dlio.jobs import SKIPPABLE
 from s3dlio.listing import Pattern
-from s3dlio.loader_options import PyLoaderOptions
 from s3dlio.manifest import Manifest, Source, free_place, pack, unpack
 from s3dlio.options import StoreOptions
 from s3dlio.orders import Sequential
@@ -50,8 +50,6 @@ _GROUP_BYTES = 8 << 20
 #: ... but no more than this: the first of them waits for the last.
 _GROUP_MOST = 1024
 _ON_ERROR = ("raise", "skip")
-#: What a mapping of options may hold for a dataset.
-DATASET_OPTIONS = ("pattern", "transform", "format", "key", "on_error", "index_progress")
 
 Where = str | PurePath | Iterable[str | PurePath]
 
@@ -435,19 +433,3 @@ def create_dataset(uri: Where, opts: Mapping[str, Any] | None = None, **options:
         b'spam'
     """
     return ObjectDataset(uri, **{**dataset_options(opts), **options})
-
-
-def dataset_options(opts: object) -> dict[str, Any]:
-    """Return what in a mapping of options is for datasets.
-
-    Raises:
-        OptionError: It is no mapping, or something in it is for neither datasets nor loaders.
-    """
-    if opts is None or isinstance(opts, PyLoaderOptions):
-        return {}
-    if not isinstance(opts, Mapping):
-        msg = f"opts must be a mapping of options, not {type(opts).__name__}"
-        raise OptionError(msg)
-    ours = {name: value for name, value in opts.items() if name in DATASET_OPTIONS}
-    PyLoaderOptions(**{name: value for name, value in opts.items() if name not in ours})
-    return ours

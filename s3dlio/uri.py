@@ -10,6 +10,7 @@ A URI is split, never decoded: a key is exactly the characters the caller wrote,
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import NamedTuple, TypeVar
@@ -112,6 +113,10 @@ def parse_object(text: str, operation: str) -> Uri:
     return uri
 
 
+#: What is left of an address that was a ``pathlib`` path once, or was mistyped; one letter would be a drive.
+_LOST_SLASH = re.compile(r"([a-z][a-z0-9+.-]+):/")
+
+
 def from_path_or_uri(text: str | os.PathLike[str]) -> str:
     """Return ``text`` as a URI: URIs pass, local paths become ``file://`` ones.
 
@@ -120,7 +125,7 @@ def from_path_or_uri(text: str | os.PathLike[str]) -> str:
 
     Raises:
         UriError: It is neither text nor a path; or it is empty: a variable that was not set, most likely. ``.`` is
-            the current directory.
+            the current directory. Or it is what ``pathlib`` makes of an address, which has lost a slash.
     """
     if not is_a(text, str, os.PathLike):
         msg = f"the address must be text or a path, not {type(text).__name__}: {text!r:.80}"
@@ -130,6 +135,13 @@ def from_path_or_uri(text: str | os.PathLike[str]) -> str:
         return text
     if not text:
         raise UriError("an empty path names nothing; write '.' for the current directory")
+    if lost := _LOST_SLASH.match(text):
+        scheme = lost[1]
+        msg = (
+            f"is {scheme}://{text[lost.end() :]} meant? Two slashes begin an address, and pathlib drops one: give "
+            f"addresses as text. For a directory named '{scheme}:' write its whole path"
+        )
+        raise UriError(msg, uri=text)
     slash = "/" if text.endswith("/") else ""
     path = absolute(text)
     return "file://" + (path if path.endswith("/") else path + slash)

@@ -600,7 +600,7 @@ def test_all_that_does_not_fit_is_listed_and_nothing_is_written() -> None:
         "m.flat: several of its items lie in one place",
         "m.fixed: is read-only",
         "m.meta: a tensor on the meta device",
-        "share a part of their memory",
+        "are two arrays in the checkpoint, and share memory here",
     ):
         assert line in message
     assert not target["ok"].any()

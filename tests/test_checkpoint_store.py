@@ -387,18 +387,46 @@ def test_without_conditions_a_whole_one_is_found(
     )
 
 
-def test_the_claim_of_one_who_died_is_taken_over(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    when = CheckpointWriter.new_timestamp()
+@pytest.mark.parametrize("skew_s", [0, 1e6, -1e6], ids=["same-clock", "ahead", "behind"])
+def test_the_claim_of_one_who_died_is_waited_for_and_taken_over(
+    root: str, monkeypatch: pytest.MonkeyPatch, skew_s: float
+) -> None:
+    """A run that is started again at once saves the step in the midst of which it was killed."""
+    monkeypatch.setattr("s3dlio.checkpoint_writer._CLAIM_S", 1.0)
+    dead = {"manifest": "manifests/ckpt-1-20200101T000000000000Z.json", "wall_time": time.time() + skew_s}
+    s3dlio.put(f"{root}manifests/ckpt-1.claim", json.dumps(dead).encode())
+    CheckpointStore(root).save(step=1, data="x")
+    assert CheckpointStore(root).load() == "x"
+
+
+def test_a_claim_is_held_by_one_who_then_puts_the_manifest(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    when, theirs = CheckpointWriter.new_timestamp(), "20200101T000000000000Z"
     writer = CheckpointWriter(root)
     writer.save_shard(1, "x", timestamp=when)
-    dead = {"manifest": "manifests/ckpt-1-20200101T000000000000Z.json", "wall_time": time.time()}
-    s3dlio.put(f"{root}manifests/ckpt-1.claim", json.dumps(dead).encode())
-    with pytest.raises(CheckpointError, match="somebody else"):
+    claim = {"manifest": f"manifests/ckpt-1-{theirs}.json", "wall_time": time.time()}
+    s3dlio.put(f"{root}manifests/ckpt-1.claim", json.dumps(claim).encode())
+    naps: list[float] = []
+
+    def nap(_token: Any, seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            s3dlio.put(f"{root}{claim['manifest']}", b"{}")
+
+    monkeypatch.setattr("s3dlio.cancel.CancellationToken.sleep", nap)
+    with pytest.raises(CheckpointError, match=f"saved by somebody else .*{theirs}"):
         writer.finalize(1, timestamp=when)
-    later = time.time() + 61
-    monkeypatch.setattr("s3dlio.checkpoint_writer.time.time", lambda: later)
-    assert writer.finalize(1, timestamp=when).global_step == 1
-    assert CheckpointStore(root).load() == "x"
+    assert len(naps) == 2
+
+
+def test_a_step_of_which_there_is_only_a_claim_can_be_deleted(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = {"manifest": "manifests/ckpt-1-20200101T000000000000Z.json", "wall_time": time.time()}
+    for step in (1, 10):
+        s3dlio.put(f"{root}manifests/ckpt-{step}.claim", json.dumps(claim).encode())
+    store = CheckpointStore(root)
+    store.delete(step=1)
+    monkeypatch.setattr("s3dlio.cancel.CancellationToken.sleep", lambda *_: pytest.fail("it has waited"))
+    store.save(step=1, data="x")
+    assert s3dlio.exists(f"{root}manifests/ckpt-10.claim")
 
 
 def test_a_claim_that_is_garbage_is_taken_over(root: str) -> None:
@@ -429,6 +457,41 @@ def test_finalizing_again_changes_nothing(root: str) -> None:
     for _ in range(2):
         writer.finalize(1, timestamp=when, shards=[shard])
     assert steps(CheckpointStore(root)) == [1]
+
+
+# -- readers beside a writer that keeps one -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("overtaken", ["_read_manifest", "faults", "load", "read_shard_by_rank"])
+def test_the_newest_is_read_though_it_is_removed_meanwhile(
+    root: str, monkeypatch: pytest.MonkeyPatch, overtaken: str
+) -> None:
+    """It was said that there is no checkpoint yet, which makes a run begin from the start."""
+    store = CheckpointStore(root, keep_last=1)
+    store.save(step=1, data=b"first")
+    whole = getattr(CheckpointReader, overtaken)
+    left = [2, 3]
+
+    def late(reader: CheckpointReader, *given: Any, **options: Any) -> Any:
+        if left:
+            with monkeypatch.context() as undone:
+                undone.setattr(CheckpointReader, overtaken, whole)
+                store.save(step=left[0], data=f"{left.pop(0)}".encode())
+        return whole(reader, *given, **options)
+
+    monkeypatch.setattr(CheckpointReader, overtaken, late)
+    found = store.load_latest() if overtaken == "read_shard_by_rank" else store.load()
+    assert found == b"3"
+    assert left == []
+
+
+def test_a_newest_whose_shard_goes_for_good_is_an_error(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(root)
+    manifest = store.save(step=1, data=b"x")
+    s3dlio.delete(f"{root}{manifest.shards[0].key}")  # type: ignore[union-attr]
+    monkeypatch.setattr(CheckpointReader, "faults", lambda *_: [])  # it goes after it was looked at
+    with pytest.raises(IncompleteCheckpointError, match="missing"):
+        store.load_latest()
 
 
 # -- servers that fail --------------------------------------------------------------------------------

@@ -407,6 +407,14 @@ def test_there_is_no_checkpoint(tmp_path: Path) -> None:
     assert "there is no checkpoint" in str(failure(f"file://{tmp_path}", {"w": torch.zeros(3)}))
 
 
+def test_a_bucket_that_is_not_there_is_told(rclone: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only that there is no checkpoint in it."""
+    for name, value in rclone.env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(s3dlio.NotFoundError, match=r"no checkpoint: .*bucket does not exist"):
+        S3StorageReader("s3://mistyped-bucket/run").read_metadata()
+
+
 def test_errors_hold_no_secret(rclone: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in rclone.env.items():
         monkeypatch.setenv(name, value)

@@ -110,6 +110,16 @@ def test_another_key_keeps_the_container() -> None:
     assert str(parse("file:///x").with_key("/y")) == "file:///y"
 
 
+@pytest.mark.parametrize("text", [Path("s3://bucket/run") / "x", Path("file:///tmp/x"), "gs:/bucket/x", "az:/c/x/"])
+def test_an_address_that_has_lost_a_slash_is_no_path(text: Any) -> None:
+    """It named a directory here, so that a job's checkpoints went with its machine."""
+    with pytest.raises(UriError, match="Two slashes begin an address") as caught:
+        from_path_or_uri(text)
+    assert "://" in str(caught.value)
+    for fine in ("c:/x", "./s3:/x", "/tmp/s3:/x", "a:b", "10:/x"):
+        assert from_path_or_uri(fine).startswith("file:///")
+
+
 def test_a_local_path_becomes_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert from_path_or_uri("s3://b/k") == "s3://b/k"

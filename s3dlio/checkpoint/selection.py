@@ -49,7 +49,7 @@ def children(node: Any) -> Iterable[tuple[Any, Any]]:
     try:
         if mark == "d":
             yield from content.items()
-        elif mark in ("m", "o"):
+        elif mark in ("m", "o", "u"):
             yield from ((key, item) for key, item in content)
         elif mark in ("l", "t", "s", "z"):
             yield from enumerate(content)
@@ -118,7 +118,8 @@ class Choice:
         kept = self._pruned(tree, ())
         for pattern in self._patterns:
             if pattern not in self._used:
-                names = [shown(path) for path, _, _ in arrays_of(tree)]
+                arrays = [shown(path) for path, _, _ in arrays_of(tree)]
+                names = dict.fromkeys(name for array in arrays for name in (array, *_beginnings(array)))
                 msg = f"there is nothing under {pattern!r} in the checkpoint{suggest(pattern, names)}"
                 raise CheckpointError(msg)
         return {"d": {}} if kept is _NOTHING else kept

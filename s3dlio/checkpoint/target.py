@@ -14,7 +14,8 @@ import numpy as np
 from s3dlio.checkpoint.kinds import Inlet, Kind
 from s3dlio.checkpoint.layout import Tensor, are_counts
 from s3dlio.checkpoint.selection import Path, shown
-from s3dlio.checkpoint.tree import Leaf, refuse_overlaps
+from s3dlio.checkpoint.tree import Leaf, overlap_of
+from s3dlio.checkpoint.wrappers import wrapping_told
 from s3dlio.errors import CheckpointError, FormatError, OptionError
 
 _MISSING = "is not in the checkpoint"
@@ -66,7 +67,9 @@ class Target:
         self._followers: list[_Follower] = []
         self._faults: dict[Path, str] = {}
         self._given: dict[Path, Leaf] = {}
-        self._is_partial = False
+        self._classes: dict[Path, Any] = {}
+        self._absent: list[Path] = []
+        self._is_chosen = False
         self._note(value, ())
 
     def _note(self, value: Any, path: Path) -> None:
@@ -76,13 +79,26 @@ class Target:
             self._holders.append(_Holder(path, value, state))
         kind = next((kind for kind in self._kinds if kind.owns(state)), None)
         if kind is None:
+            if isinstance(state, tuple) and hasattr(state, "_fields"):
+                self._classes[path] = type(state)
             for key, item in _items(state):
                 self._note(item, (*path, key))
         elif not isinstance(state, np.generic):
             try:
                 self._given[path] = Leaf(shown(path), kind, state, kind.facts(state))
             except OptionError as error:
-                self._faults[path] = error.message
+                self._faults[path] = _why_not(kind, state) or error.message
+
+    def look_for_holders(self, is_there: Callable[[Path], bool]) -> None:
+        """Note who is to be given what the checkpoint does not have; whose arrays it lacks will be told by these.
+
+        Args:
+            is_there: Tells whether there is something in the checkpoint under a path.
+        """
+        for path, holder, _ in self._holders:
+            loads = hasattr(holder, "load_state_dict") and not any(_begins(given, path) for given in self._given)
+            if loads and not is_there(path):
+                self._faults[path] = _MISSING
 
     def inlets(
         self,
@@ -103,7 +119,7 @@ class Target:
         """
         faults = self._missing({one.path for one in saved}, is_wanted)
         faults |= {path: _NO_ARRAY for path, fault in faults.items() if fault == _MISSING and is_there(path)}
-        self._is_partial |= is_wanted is not None
+        self._is_chosen = is_wanted is not None
         inlets: dict[str, Inlet] = {}
         taken: dict[tuple[str, Any], Leaf] = {}
         for path, tensor, extra in saved:
@@ -122,14 +138,21 @@ class Target:
     def _missing(self, there: set[Path], is_wanted: Callable[[str], bool] | None) -> dict[Path, str]:
         """Return what is on one side only. What is the same memory as something that is there is not missing."""
         covered = {leaf.facts.identity for path, leaf in self._given.items() if path in there and leaf.kind.has_memory}
-        faults = dict.fromkeys(there - self._given.keys(), "is in the checkpoint only")
+        extra = there - self._given.keys()
+        if is_wanted is None:  # with keys, load_state_dict gets no more than what was there before
+            extra = {path for path in extra if not self._may_grow(path)}
+        faults = dict.fromkeys(extra, "is in the checkpoint only")
         for path, leaf in self._given.items():
             if path in there or (is_wanted is not None and not is_wanted(shown(path))):
                 continue
-            self._is_partial = True
+            self._absent.append(path)
             if leaf.facts.identity not in covered:
                 faults[path] = _MISSING
         return faults | {path: fault for path, fault in self._faults.items() if path in there or is_wanted is None}
+
+    def _may_grow(self, path: Path) -> bool:
+        """Tell whether an array is of the state that an optimizer makes in its first step, and has not made yet."""
+        return any(_begins(path, (*holder.path, "state")) and _is_before_first_step(holder) for holder in self._holders)
 
     def _open(self, leaf: Leaf, tensor: Tensor, inlets: dict[str, Inlet]) -> None:
         inlet = leaf.kind.existing(leaf.value)
@@ -143,13 +166,17 @@ class Target:
 
     def _refuse(self, faults: Mapping[Path, str], leaves: list[Leaf]) -> None:
         told = [f"{shown(path) or 'the value'}: {fault}" for path, fault in faults.items()]
-        try:
-            refuse_overlaps(leaves)
-        except OptionError as error:
-            told.append(error.message)
+        if shared := overlap_of(leaves):
+            one, other = (leaf.name for leaf in shared)
+            told.append(
+                f"{one}, {other}: are two arrays in the checkpoint, and share memory here: untie them, or load one of "
+                "them alone (keys=)"
+            )
         if told:
             msg = f"the checkpoint does not fit ({len(told)} differences):\n  " + "\n  ".join(sorted(told))
-            raise CheckpointError(msg + self._deeper(faults))
+            there = [path for path in faults if path not in self._given]
+            here = [path for path in faults if path in self._given]
+            raise CheckpointError(msg + (self._deeper(faults) or wrapping_told(there, here)))
 
     def _deeper(self, faults: Iterable[Path]) -> str:
         """Say so, if what is given lies one step deeper in the checkpoint: a model's state, in that of a run."""
@@ -170,6 +197,26 @@ class Target:
             inlet.landed(0, length, memory)
             inlet.finish()
 
+    def in_its_classes(self, value: Any, path: Path = ()) -> Any:
+        """Return what was loaded with the target's own classes of named tuples: JAX tells trees apart by them."""
+        if not self._classes:
+            return value
+        if isinstance(value, tuple):
+            fields = getattr(value, "_fields", None)
+            keys = range(len(value)) if fields is None else fields
+            items = [self.in_its_classes(item, (*path, key)) for key, item in zip(keys, value, strict=True)]
+            ours = self._classes.get(path)
+            theirs: Any = ours if ours and ours._fields == fields else type(value)
+            return tuple(items) if fields is None else theirs._make(items)
+        if isinstance(value, (dict, list)):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                value[key] = self.in_its_classes(item, (*path, key))
+        return value
+
+    def _is_in_part(self, holder: _Holder) -> bool:
+        """Tell whether the checkpoint, or what was chosen of it, has a part only of what somebody holds."""
+        return self._is_chosen or any(_begins(path, holder.path) for path in self._absent)
+
     def settle(self, value: Any) -> None:
         """Hand what was loaded to those that hold more than arrays.
 
@@ -183,10 +230,19 @@ class Target:
             if load is None:
                 continue
             try:
-                load(holder.state if self._is_partial else _part_of(value, holder.path))
+                load(holder.state if self._is_in_part(holder) else _part_of(value, holder.path))
             except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
                 msg = f"{type(holder.object).__name__}.load_state_dict() refuses what was loaded: {error}"
                 raise CheckpointError(msg) from error
+
+
+def _why_not(kind: Kind, array: Any) -> str:
+    """Return why an array cannot be filled, or nothing: a refusal of ``facts`` speaks of saving."""
+    try:
+        kind.existing(array)
+    except OptionError as error:
+        return error.message
+    return ""
 
 
 def _require_fit(leaf: Leaf, tensor: Tensor, extra: Mapping[str, Any]) -> None:
@@ -207,29 +263,6 @@ def _require_fit(leaf: Leaf, tensor: Tensor, extra: Mapping[str, Any]) -> None:
         raise FormatError(msg)
 
 
-def shaped_like(given: Any, value: Any) -> Any:
-    """Return what was loaded with the classes that its named tuples have in what is given.
-
-    A file does not say whose class a named tuple is, and to JAX another class is another tree. Dicts and lists are
-    changed in place; what differs from what is given stays as it is.
-    """
-    if isinstance(given, Mapping) and isinstance(value, dict):
-        for key, item in value.items():
-            if key in given:
-                value[key] = shaped_like(given[key], item)
-        return value
-    if isinstance(given, list) and isinstance(value, list) and len(given) == len(value):
-        value[:] = map(shaped_like, given, value)
-        return value
-    if not isinstance(given, tuple) or not isinstance(value, tuple) or len(given) != len(value):
-        return value
-    fields = getattr(given, "_fields", None)
-    if fields != getattr(value, "_fields", None):
-        return value
-    items = map(shaped_like, given, value)
-    return tuple(items) if fields is None else type(given)._make(items)  # type: ignore[attr-defined]
-
-
 def _state_of(value: Any) -> Any:
     """Return a module's state dict, whose tensors are the module's own; anything else as it is."""
     state = getattr(value, "state_dict", None)
@@ -242,6 +275,16 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, (list, tuple)):
         return zip(getattr(value, "_fields", range(len(value))), value, strict=True)
     return ()
+
+
+def _is_before_first_step(holder: _Holder) -> bool:
+    """Tell whether this is an optimizer whose ``load_state_dict`` takes what it has no arrays for as yet."""
+    state = holder.state
+    return isinstance(state, Mapping) and "param_groups" in state and "state" in state and not state["state"]
+
+
+def _begins(path: Path, start: Path) -> bool:
+    return path[: len(start)] == start
 
 
 def _part_of(value: Any, path: Path) -> Any:

@@ -12,6 +12,7 @@ the user wants that).
 ``{"l": [...]}``      a list; ``t`` a tuple, ``s`` a set, ``z`` a frozenset
 ``{"d": {...}}``      a dict whose keys are all strings; ``m`` one with other keys: ``[[key, value], ...]``
 ``{"o": [...]}``      an ``OrderedDict``, as ``m``; ``y`` one of torch: its ``_metadata``, then the pairs
+``{"u": [...]}``      a ``Counter``, as ``m``
 ``{"n": [...]}``      a named tuple: its name, and as many ``[field, value]``
 ``{"b": "..."}``      bytes, base64
 ``{"a": name, ...}``  an array: the tensor ``name``; ``k`` its kind, ``x`` what the kind wants to know
@@ -29,7 +30,7 @@ import itertools
 import keyword
 import math
 import pickle
-from collections import OrderedDict, namedtuple
+from collections import Counter, OrderedDict, namedtuple
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -145,6 +146,8 @@ class _Apart:
         return name
 
     def _hint(self, value: Any) -> str:
+        if callable(getattr(value, "state_dict", None)) and not isinstance(value, type):
+            return "; it has a state_dict(): save that"
         if not dataclasses.is_dataclass(value) or isinstance(value, type):
             return ""
         pytrees = (
@@ -189,6 +192,8 @@ class _Apart:
             if isinstance(versions, dict):
                 return {"y": [self.encode(versions, path), *self.pairs(value, path)]}
             return {"o": self.pairs(value, path)}
+        if type(value) is Counter:  # which torch's schedules have, and count on
+            return {"u": self.pairs(value, path)}
         if type(value) is not dict and not _is_plain_mapping(value):
             return None
         if all(type(key) is str for key in value):
@@ -228,15 +233,23 @@ def refuse_overlaps(leaves: list[Leaf]) -> None:
     Raises:
         OptionError: It names two of them.
     """
+    if shared := overlap_of(leaves):
+        one, other = (leaf.name for leaf in shared)
+        msg = (
+            f"{one!r} and {other!r} share a part of their memory (or lie between each other's items),"
+            " which a checkpoint cannot keep: save one of them, or a copy (.clone(), .copy())"
+        )
+        raise OptionError(msg)
+
+
+def overlap_of(leaves: list[Leaf]) -> tuple[Leaf, Leaf] | None:
+    """Return two arrays that share a part of their memory, if there are any."""
     lying = sorted((leaf for leaf in leaves if leaf.facts.region), key=lambda leaf: _region(leaf)[:2])
     for one, other in itertools.pairwise(lying):
         space, _, end = _region(one)
         if _region(other)[0] == space and _region(other)[1] < end:
-            msg = (
-                f"{one.name!r} and {other.name!r} share a part of their memory (or lie between each other's items),"
-                " which a checkpoint cannot keep: save one of them, or a copy (.clone(), .copy())"
-            )
-            raise OptionError(msg)
+            return one, other
+    return None
 
 
 def _region(leaf: Leaf) -> tuple[str, int, int]:
@@ -399,6 +412,7 @@ _READERS: dict[str, Callable[[_Together, Any], Any]] = {
     "d": lambda together, content: {key: together.decode(value) for key, value in content.items()},
     "m": lambda together, content: dict(together.pairs(content)),
     "o": lambda together, content: OrderedDict(together.pairs(content)),
+    "u": lambda together, content: Counter(dict(together.pairs(content))),
     "y": _Together.ordered,
     "n": _Together.named_tuple,
     "b": lambda _together, content: base64.b64decode(content, validate=True),

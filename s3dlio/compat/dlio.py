@@ -13,7 +13,8 @@ from s3dlio import api, buckets
 from s3dlio.awaitable import awaitable
 from s3dlio.buffers import BytesView
 from s3dlio.context import current_token, store_of
-from s3dlio.dataset import ObjectDataset, dataset_options
+from s3dlio.dataset import ObjectDataset
+from s3dlio.dataset_options import dataset_options
 from s3dlio.errors import OptionError, S3dlioError, suggest
 from s3dlio.fetch import Fetcher
 from s3dlio.jobs import Read

@@ -81,6 +81,10 @@ class S3StorageReader(StorageReader):
         """Where the checkpoint is."""
         return str(self._base)
 
+    def __repr__(self) -> str:
+        """Show where the checkpoint is."""
+        return f"S3StorageReader({self.checkpoint_id!r})"
+
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Begin another load, of another place if one is given."""
         if checkpoint_id:
@@ -121,7 +125,8 @@ class S3StorageReader(StorageReader):
         if not api.exists(
             f"{self.checkpoint_id}{FOREIGN}" if rank is None else f"{self.checkpoint_id}__{rank}{FOREIGN}"
         ):
-            msg = f"there is no checkpoint: {layout.metadata_name(rank)} is missing (a save puts it last)"
+            name = layout.metadata_name(rank)
+            msg = f"there is no checkpoint: {name} is missing (a save puts it last): {error.message}"
             raise NotFoundError(msg, uri=self.checkpoint_id, operation="load_checkpoint") from error
         if not self._allow_pickle:
             msg = (

@@ -103,6 +103,10 @@ class S3StorageWriter(StorageWriter):
         """Where the checkpoint is."""
         return str(self._base)
 
+    def __repr__(self) -> str:
+        """Show where the checkpoint is."""
+        return f"S3StorageWriter({self.checkpoint_id!r})"
+
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Begin another checkpoint, at another place if one is given."""
         if checkpoint_id:
