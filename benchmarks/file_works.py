@@ -78,10 +78,10 @@ def reading_in_a_row(job: Job, open_file: Open) -> Action:
 
 def ours(job: Job) -> Action:
     """By this library's file system for fsspec."""
-    import fsspec
+    from s3dlio.fsspec_plugin import S3
 
     os.environ["AWS_ENDPOINT_URL"] = job.endpoint
-    files = fsspec.filesystem("s3dlio+s3")
+    files = S3()
     return reading_in_a_row(job, lambda key: files.open(f"{BUCKET}/{key}", "rb"))
 
 
