@@ -215,7 +215,7 @@ class BatchLoader:
     def _is_packable(self) -> bool:
         """Whether samples can be read where they belong in a batch: bytes as they are, of equal and known sizes."""
         dataset = self.dataset
-        return self.plan.ragged == "raise" and dataset.is_plain() and dataset.samples.are_equal()
+        return self.plan.ragged == "raise" and dataset.samples.are_equal() and dataset.is_plain()
 
     def _packed(self, group: Group | Handful) -> Any:
         for sample in self.dataset.taken(group):

@@ -302,8 +302,9 @@ def iter_tfrecords(
     """Iterate over the data of all records of a TFRecord file, reading ahead.
 
     Memory: the file comes in pieces of 8 MiB, at most fourteen at a time, local ones and those of a server nearby of
-    4 MiB, at most four (compressed ones are unpacked into pieces of 1 MiB). A record is a view of its piece, not a copy, and keeps all of the piece alive: keep
-    ``bytes(record)`` of what is to stay. Records of one piece share it, so do not write to them; nobody else does.
+    4 MiB, at most four (compressed ones are unpacked into pieces of 1 MiB). A record is a view of its piece, not a
+    copy, and keeps all of the piece alive: keep ``bytes(record)`` of what is to stay. Records of one piece share it,
+    so do not write to them; nobody else does.
 
     Args:
         uri: The file, as a URI or a local path.

@@ -94,12 +94,14 @@ def records(
         TFRecordError: A sum is wrong, or a record is cut short or too long. The records before it have
             been yielded.
     """
-    return records_of_growing(((flat_bytes(chunk), True) for chunk in chunks), check, size, most_bytes)
+    pieces = ((flat_bytes(chunk), True) for chunk in chunks)
+    return records_of_growing(pieces, check=check, size=size, most_bytes=most_bytes)
 
 
 def records_of_growing(
     pieces: Iterable[tuple[memoryview, bool]],
-    check: bool = True,  # noqa: FBT001, FBT002 - handed on by position
+    *,
+    check: bool = True,
     size: int | None = None,
     most_bytes: int = MOST_RECORD_BYTES,
 ) -> Iterator[memoryview]:

@@ -205,7 +205,7 @@ class RestStore(Store):
         etag = "" if version.etag.startswith("W/") else version.etag
 
         def request(span: Span) -> bytes:
-            return quick(uri.key, f"bytes={span.start}-{span.stop - 1}", etag)
+            return made(quick, uri, f"bytes={span.start}-{span.stop - 1}", etag)
 
         most = self.options.max_concurrent_ranges
         if recorder.active is None:

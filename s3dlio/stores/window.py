@@ -117,10 +117,10 @@ class WatchedWindow(Window):
         self._begun.clear()
 
 
-def made(quick: Quick, uri: Uri, span: str) -> bytes:
+def made(quick: Quick, uri: Uri, span: str, etag: str = "") -> bytes:
     """Return the request for a range; what its credentials lack is told of this object."""
     try:
-        return quick(uri.key, span)
+        return quick(uri.key, span, etag)
     except StoreError as error:
         error.concern(uri, "get")
         raise

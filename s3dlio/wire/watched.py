@@ -168,7 +168,8 @@ class WatchedRelay(Relay):
 
     def _begin(self, answer: Answer) -> Answer:
         begun = super()._begin(answer)
-        self._watches[answer.start].begun(answer.limit)
+        if begun.connection is not None:
+            self._watches[answer.start].begun(answer.limit)
         return begun
 
     def _finish(self, answer: Answer, target: memoryview) -> bool:
